@@ -22,6 +22,9 @@ class Progress(Protocol):
     def message(self, text: str) -> None:
         """One line for the log and the terminal."""
 
+    def status(self, text: str) -> None:
+        """The state of the whole run, kept visible: the best front so far."""
+
 
 class Silent:
     """Shows nothing."""
@@ -33,6 +36,8 @@ class Silent:
     def finish(self, task: str) -> None: ...
 
     def message(self, text: str) -> None: ...
+
+    def status(self, text: str) -> None: ...
 
 
 @contextmanager

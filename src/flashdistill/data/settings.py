@@ -12,9 +12,18 @@ NonEmpty = Annotated[str, StringConstraints(min_length=1)]
 
 
 class FileSource(Section):
-    """Text files by glob; ``.gz`` is unpacked. A blank line or a file's end closes a document."""
+    """Text files by glob; ``.gz`` is unpacked. A file's end always closes a document.
+
+    In books and articles a blank line ends a paragraph, and a longer gap a chapter; documents
+    of one paragraph would leave hardly any sentence pair to learn from. So by default two or
+    more blank lines in a row close a document. BERT's own text format has one blank line
+    between documents: set ``document_break: blank-line`` for it.
+    """
 
     files: NonEmpty | list[NonEmpty]
+    document_break: Literal["blank-line", "blank-lines", "file"] = Field(
+        default="blank-lines", description="what closes a document: one blank line, two or more, or only the file's end"
+    )
 
 
 class TableSource(Section):
@@ -35,8 +44,10 @@ class DatasetSource(Section):
 
     dataset: NonEmpty
     name: str | None = None
-    split: str = "train"
+    split: NonEmpty = "train"
     column: NonEmpty = "text"
+    revision: str | None = Field(default=None, description="commit, tag or branch on the hub; null: its main branch")
+    streaming: bool = Field(default=False, description="fetch rows as they are read instead of downloading all first")
 
 
 Source = Literal["gensim-wikipedia"] | FileSource | TableSource | WikipediaDumpSource | DatasetSource
@@ -46,10 +57,10 @@ class CorpusSettings(Section):
     """Where the text comes from and how sequences are made of it."""
 
     source: Source
-    max_length: int = Field(128, ge=16, description="tokens of a sentence pair with its special tokens")
-    validation_fraction: float = Field(0.02, gt=0, lt=0.5, description="share of whole documents held out")
-    validation_sequences: int = Field(1024, ge=16, description="at most this many held-out pairs are scored")
-    short_sequence_fraction: float = Field(0.1, ge=0, le=1)
-    masked_fraction: float = Field(0.15, gt=0, lt=1)
-    max_predictions: int | None = Field(None, ge=1, description="cap on masked tokens in a sequence")
-    max_documents: int | None = Field(None, ge=2, description="read no more documents than this")
+    max_length: int = Field(default=128, ge=16, description="tokens of a sentence pair with its special tokens")
+    validation_fraction: float = Field(default=0.02, gt=0, lt=0.5, description="share of whole documents held out")
+    validation_sequences: int = Field(default=1024, ge=16, description="at most this many held-out pairs are scored")
+    short_sequence_fraction: float = Field(default=0.1, ge=0, le=1)
+    masked_fraction: float = Field(default=0.15, gt=0, lt=1)
+    max_predictions: int | None = Field(default=None, ge=1, description="cap on masked tokens in a sequence")
+    max_documents: int | None = Field(default=None, ge=2, description="read no more documents than this")

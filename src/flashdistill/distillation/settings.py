@@ -54,6 +54,10 @@ class DistillationSettings(Section):
         """True once the step counts are known."""
         return self.steps_per_block is not None and self.pretraining_steps is not None
 
+    def total_steps(self, num_blocks: int) -> int:
+        """Optimiser steps of all stages and of the pre-training distillation."""
+        return num_blocks * (self.steps_per_block or 0) + (self.pretraining_steps or 0)
+
     def with_steps(self, steps_per_block: int, pretraining_steps: int) -> Self:
         """The same budget with step counts in place of seconds."""
         values: dict[str, Any] = self.model_dump() | {

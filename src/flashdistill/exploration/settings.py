@@ -40,13 +40,13 @@ class SpaceSettings(Section):
     """The design space: the choices of every factor (the paper's Table 1 by default)."""
 
     template: Literal["mobilebert", "autodistill"] = "mobilebert"
-    num_blocks: Choices = [24]
-    embedding_size: int = Field(128, ge=8)
-    hidden_size: Choices = [128, 246, 384, 512]
-    bottleneck_size: Choices = [64, 96, 128, 160]
-    num_heads: Choices = [1, 2, 4, 8]
-    intermediate_size: Choices = [384, 512, 640]
-    num_feedforward: Choices = [2, 4, 6]
+    num_blocks: Choices = Field(default=[24])
+    embedding_size: int = Field(default=128, ge=8)
+    hidden_size: Choices = Field(default=[128, 246, 384, 512])
+    bottleneck_size: Choices = Field(default=[64, 96, 128, 160])
+    num_heads: Choices = Field(default=[1, 2, 4, 8])
+    intermediate_size: Choices = Field(default=[384, 512, 640])
+    num_feedforward: Choices = Field(default=[2, 4, 6])
 
     @field_validator(
         "num_blocks", "hidden_size", "bottleneck_size", "num_heads", "intermediate_size", "num_feedforward"
@@ -93,8 +93,8 @@ class SearchSettings(Section):
 
     algorithm: str = "bayesian"
     goal: Literal["front", "beat-baseline"] = "front"
-    trials: int = Field(100, ge=0, description="architectures to train beside the baseline")
-    storage: str | None = Field(None, description="Optuna storage URL; null: SQLite in the run directory")
+    trials: int = Field(default=100, ge=0, description="architectures to train beside the baseline")
+    storage: str | None = Field(default=None, description="Optuna storage URL; null: SQLite in the run directory")
 
     @field_validator("algorithm")
     @classmethod
@@ -109,6 +109,8 @@ class SearchSettings(Section):
 class SelectSettings(Section):
     """Which architectures of the search are distilled in full."""
 
-    source: Literal["pareto"] = Field("pareto", alias="from")
-    top: int = Field(3, ge=1)
-    include_baseline: bool = Field(True, description="distil the baseline in full too, to compare at equal budgets")
+    source: Literal["pareto"] = Field(default="pareto", alias="from")
+    top: int = Field(default=3, ge=1)
+    include_baseline: bool = Field(
+        default=True, description="distil the baseline in full too, to compare at equal budgets"
+    )

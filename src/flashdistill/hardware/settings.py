@@ -19,11 +19,15 @@ TARGETS = {
 class MeasurementSettings(Section):
     """When a latency is known well enough."""
 
-    tolerance: float = Field(0.02, gt=0, lt=1, description="half-width of the 95 % interval of the latency ratio")
-    final_tolerance: float = Field(0.01, gt=0, lt=1, description="the same for the delivered models")
-    seconds: float = Field(10.0, gt=0, description="budget of one measurement; beyond it the result is marked noisy")
-    block_ms: float = Field(60.0, gt=0, description="length of one uninterrupted block of runs")
-    patience_seconds: float = Field(5.0, ge=0, description="longest wait for a busy machine to become quiet")
+    tolerance: float = Field(
+        default=0.02, gt=0, lt=1, description="half-width of the 95 % interval of the latency ratio"
+    )
+    final_tolerance: float = Field(default=0.01, gt=0, lt=1, description="the same for the delivered models")
+    seconds: float = Field(
+        default=10.0, gt=0, description="budget of one measurement; beyond it the result is marked noisy"
+    )
+    block_ms: float = Field(default=10.0, gt=0, description="length of one uninterrupted block of runs")
+    patience_seconds: float = Field(default=5.0, ge=0, description="longest wait for a busy machine to become quiet")
 
 
 class TargetSettings(Section):
@@ -31,9 +35,9 @@ class TargetSettings(Section):
 
     runtime: str = "onnxruntime"
     device: Literal["cpu"] = "cpu"
-    threads: int = Field(1, ge=1)
-    batch_size: int = Field(1, ge=1)
-    sequence_length: int = Field(128, ge=1)
+    threads: int = Field(default=1, ge=1)
+    batch_size: int = Field(default=1, ge=1)
+    sequence_length: int = Field(default=128, ge=1)
     measurement: MeasurementSettings = MeasurementSettings()
 
     @field_validator("runtime")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 from transformers import MobileBertConfig, MobileBertForPreTraining
@@ -19,14 +21,15 @@ class AutoDistillForPreTraining(MobileBertForPreTraining):
 
     def __init__(self, config: MobileBertConfig):
         super().__init__(config)
-        for block in self.mobilebert.encoder.layer:
+        blocks: Any = self.mobilebert.encoder.layer
+        for block in blocks:
             attention = block.attention.self
             attention.query = nn.Linear(config.hidden_size, attention.all_head_size)
             attention.key = nn.Linear(config.hidden_size, attention.all_head_size)
         self.post_init()
 
 
-_CLASSES = {"mobilebert": MobileBertForPreTraining, "autodistill": AutoDistillForPreTraining}
+STUDENT_CLASSES = {"mobilebert": MobileBertForPreTraining, "autodistill": AutoDistillForPreTraining}
 
 
 def student_config(architecture: Architecture, family: StudentFamily) -> MobileBertConfig:
@@ -51,7 +54,7 @@ def student_config(architecture: Architecture, family: StudentFamily) -> MobileB
         trigram_input=True,
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
-        attn_implementation="eager",
+        **{"attn_implementation": "eager"},  # type: ignore[arg-type]
     )
 
 
@@ -63,11 +66,11 @@ def build_student(architecture: Architecture, family: StudentFamily, seed: int) 
     """
     if problem := architecture.problem():
         raise ValueError(f"{architecture}: {problem}")
-    if family.template not in _CLASSES:
-        raise ValueError(f"unknown template {family.template!r}; allowed: {', '.join(_CLASSES)}")
+    if family.template not in STUDENT_CLASSES:
+        raise ValueError(f"unknown template {family.template!r}; allowed: {', '.join(STUDENT_CLASSES)}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed % 2**63)
-        model = _CLASSES[family.template](student_config(architecture, family))
+        model = STUDENT_CLASSES[family.template](student_config(architecture, family))
     return model.eval()
 
 

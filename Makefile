@@ -1,0 +1,47 @@
+# make quickstart | test | check. The virtual environment is made on first use.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help quickstart test check
+
+help:
+	@echo "make quickstart   install, then run configs/quickstart.yaml (under 10 minutes on two cores)"
+	@echo "make test         install with the development tools, then run the tests"
+	@echo "make check        lint, formatting, types, import layers"
+	@echo
+	@echo "Variables: PYTHON (a Python 3.11 or newer, now $(PYTHON)), VENV (now $(VENV))"
+
+quickstart: $(VENV)/.quickstart
+	$(BIN)/flashdistill run configs/quickstart.yaml
+	@echo "The report: $(CURDIR)/runs/quickstart/report.html"
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Python 3.11 or newer is needed; name one, as in: make PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# torch goes first and alone: with its version settled, nothing later can ask for another build.
+$(VENV)/.torch: constraints.txt | $(BIN)/python
+	$(INSTALL) -c constraints.txt torch
+	@touch $@
+
+$(VENV)/.quickstart: $(VENV)/.torch pyproject.toml
+	$(INSTALL) -c constraints.txt -e ".[quickstart]"
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.torch pyproject.toml
+	$(INSTALL) -c constraints.txt -e ".[dev]"
+	@touch $@

@@ -1,0 +1,271 @@
+"""The command line: verbs that read a configuration and call the pipeline.
+
+Nothing heavy is imported before a verb needs it: ``check`` answers within a second because it
+never meets torch.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from typer.core import TyperGroup
+
+from flashdistill.core.errors import FlashDistillError, InputError
+
+if TYPE_CHECKING:
+    from flashdistill.config import RunConfig
+    from flashdistill.core.architecture import Architecture
+    from flashdistill.core.run_directory import RunDirectory
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
+
+
+class _Verbs(TyperGroup):
+    """Turns errors into one message and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except FlashDistillError as error:
+            _complain(f"error: {error}")
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt:
+            _complain("stopped; the same command resumes")
+            raise typer.Exit(INTERRUPTED) from None
+        except (typer.Exit, typer.Abort, BrokenPipeError):
+            raise
+        except Exception as error:
+            if hasattr(error, "format_message"):  # a usage error, which typer words itself
+                raise
+            traceback.print_exc()
+            _complain(f"error: unexpected {type(error).__name__}: {error}; please report it with the traceback above")
+            raise typer.Exit(1) from None
+
+
+app = typer.Typer(
+    cls=_Verbs,
+    help="Explore and distil language models that are fast on the hardware that serves them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Config = Annotated[Path, typer.Argument(help="The run's YAML file.", metavar="CONFIG", show_default=False)]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(help="Dotted keys and YAML values, e.g. search.trials=20", metavar="KEY=VALUE"),
+]
+Output = Annotated[Path | None, typer.Option("--output", help="Run directory in place of the configured one.")]
+ConfigOption = Annotated[Path, typer.Option("--config", help="The run's YAML file.")]
+Run = Annotated[Path, typer.Argument(help="The run's directory.", metavar="RUN", show_default=False)]
+
+
+def main() -> None:
+    """Entry point of the command ``flashdistill``."""
+    app(prog_name="flashdistill")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"flashdistill {version('flashdistill')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True),
+    ] = False,
+) -> None: ...
+
+
+@app.command()
+def run(config: Config, overrides: Overrides = None, output: Output = None) -> None:
+    """Run the whole pipeline: search, distil, deliver, report. The same command resumes."""
+    _pipeline_run(_load(config, overrides, output), until="delivery")
+
+
+@app.command()
+def check(config: Config, overrides: Overrides = None, output: Output = None) -> None:
+    """Say everything that is wrong with a configuration, and what it would do. Trains nothing."""
+    from flashdistill.preview import preview
+
+    loaded = _load(config, overrides, output)
+    text, nothing_feasible = preview(loaded)
+    typer.echo(f"{config}: configuration is valid\n\n{text}")
+    if nothing_feasible is not None:
+        raise nothing_feasible
+
+
+@app.command()
+def explore(config: Config, overrides: Overrides = None, output: Output = None) -> None:
+    """Search only; `run` with the same configuration goes on from there."""
+    _pipeline_run(_load(config, overrides, output), until="search")
+
+
+@app.command()
+def measure(
+    architectures: Annotated[
+        list[str],
+        typer.Argument(help="Architectures, e.g. 512_128_4_512_4; overrides may follow.", metavar="ARCH..."),
+    ],
+    config: ConfigOption,
+    json: Annotated[Path | None, typer.Option("--json", help="Write the measurements to this file too.")] = None,
+) -> None:
+    """Measure architectures on the target, with random weights."""
+    names = [argument for argument in architectures if "=" not in argument]
+    loaded = _load(config, [argument for argument in architectures if "=" in argument])
+    if not names:
+        raise InputError("name at least one architecture, for example 512_128_4_512_4")
+    parsed = [_architecture(name, loaded) for name in names]
+
+    from flashdistill import pipeline
+    from flashdistill.console import ConsoleProgress, measurement_table
+
+    with ConsoleProgress() as progress:
+        results = list(pipeline.measure(loaded, parsed, progress))
+    typer.echo(measurement_table(results))
+    if json is not None:
+        from flashdistill.core.files import write_json
+        from flashdistill.delivery.json_form import encode
+
+        write_json(json, [{"architecture": str(one), "measurements": encode(found)} for one, found in results])
+
+
+@app.command()
+def distill(
+    architecture: Annotated[str, typer.Argument(help="E.g. 512_128_4_512_4", metavar="ARCH", show_default=False)],
+    config: ConfigOption,
+    overrides: Overrides = None,
+    output: Output = None,
+) -> None:
+    """Distil one architecture with the regular budget and deliver it."""
+    loaded = _load(config, overrides, output)
+    parsed = _architecture(architecture, loaded)
+
+    from flashdistill import pipeline
+    from flashdistill.console import ConsoleProgress
+
+    with ConsoleProgress() as progress:
+        delivered = pipeline.distill(loaded, parsed, progress)
+    typer.echo(f"model: {delivered}")
+
+
+@app.command()
+def report(run_directory: Run) -> None:
+    """Rebuild the report and the plots of a run."""
+    _require_run(run_directory)
+
+    from flashdistill import pipeline
+
+    typer.echo(f"report: {pipeline.report(run_directory)}")
+
+
+@app.command()
+def dashboard(
+    run_directory: Run,
+    port: Annotated[int, typer.Option("--port", help="Port on 127.0.0.1.", min=1, max=65535)] = 8080,
+) -> None:
+    """Show a run's study in optuna-dashboard, on this machine only."""
+    url = _study_url(run_directory)
+    try:
+        from optuna_dashboard import run_server
+    except ModuleNotFoundError:
+        raise InputError("optuna-dashboard is not installed; pip install 'flashdistill[dashboard]'") from None
+    from flashdistill.exploration.storage import open_storage
+
+    typer.echo(f"http://127.0.0.1:{port}/ (Ctrl-C stops it)")
+    try:
+        run_server(open_storage(url), host="127.0.0.1", port=port)
+    except KeyboardInterrupt:
+        return
+    except OSError as error:
+        raise InputError(f"port {port} cannot be used ({error.strerror}); choose another with --port") from None
+
+
+@app.command()
+def doctor() -> None:
+    """Say what this machine can do: processors, accelerators, runtimes, peaks, warnings."""
+    from flashdistill.console import doctor_text
+    from flashdistill.hardware.doctor import doctor_report
+
+    typer.echo(doctor_text(doctor_report()))
+
+
+def _load(config: Path, overrides: list[str] | None, output: Path | None = None) -> RunConfig:
+    from flashdistill.config import load_config
+
+    loaded = load_config(config, overrides or [])
+    return loaded if output is None else loaded.model_copy(update={"output": output.expanduser()})
+
+
+def _pipeline_run(config: RunConfig, until: Literal["search", "delivery"]) -> None:
+    from flashdistill import pipeline
+    from flashdistill.console import ConsoleProgress
+
+    with ConsoleProgress() as progress:
+        result = pipeline.run(config, progress, until=until)
+    typer.echo(f"report: {result}" if isinstance(result, Path) else str(result))
+
+
+def _architecture(name: str, config: RunConfig) -> Architecture:
+    """Parse an architecture that can be built beside those of the configured space.
+
+    Raises:
+        InputError: it cannot.
+    """
+    from flashdistill.config import architecture_misfit
+    from flashdistill.core.architecture import Architecture
+
+    try:
+        architecture = Architecture.parse(name)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    if problem := architecture_misfit(architecture, config.space):
+        raise InputError(f"got {architecture}, {problem}")
+    return architecture
+
+
+def _require_run(directory: Path) -> RunDirectory:
+    """The run in ``directory``.
+
+    Raises:
+        InputError: the directory is none.
+    """
+    from flashdistill.core.run_directory import RunDirectory
+
+    run = RunDirectory(directory)
+    if not run.config.is_file():
+        raise InputError(f"{directory} is not a run directory: it has no {run.config.name}")
+    return run
+
+
+def _study_url(run_directory: Path) -> str:
+    """The storage of a run's study: the configured one, or SQLite in the run directory."""
+    from flashdistill.config import load_config
+    from flashdistill.exploration.storage import sqlite_url
+
+    run = _require_run(run_directory)
+    configured = load_config(run.config).search.storage
+    if configured is not None:
+        return configured
+    if not run.study.is_file():
+        raise InputError(f"{run_directory} has no {run.study.name} yet; start its search first")
+    return sqlite_url(run.study)
+
+
+def _complain(text: str) -> None:
+    typer.secho(text, fg="red" if sys.stderr.isatty() else None, err=True)
+
+
+if __name__ == "__main__":
+    main()

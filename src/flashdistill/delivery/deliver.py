@@ -1,0 +1,80 @@
+"""Writing a finished student into the run directory: weights, tokenizer, ONNX files, figures."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import onnxruntime
+from transformers import MobileBertForPreTraining, PreTrainedTokenizerFast
+
+from flashdistill.core.files import read_json, sync_directory, write_json
+from flashdistill.core.measurement import Measurement
+from flashdistill.delivery.export import ENCODER_FILE, MLM_FILE, expected_features, expected_logits
+from flashdistill.delivery.json_form import decode, encode
+from flashdistill.delivery.record import DeliveredModel
+from flashdistill.hardware.parity import Expected, check_parity, example_inputs
+from flashdistill.hardware.settings import TargetSettings
+from flashdistill.models.delivered import load_student, save_student
+from flashdistill.models.onnx_writer import write_onnx
+
+FIGURES_FILE = "flashdistill.json"
+"""A delivered model's figures; written last, so that a model without it is not finished."""
+
+MeasureFinal = Callable[[Path, Expected], Mapping[str, Measurement]]
+"""Measures an exported encoder on the target: its path and what it must answer."""
+
+
+def deliver(
+    model: DeliveredModel,
+    student: MobileBertForPreTraining,
+    tokenizer: PreTrainedTokenizerFast,
+    directory: Path,
+    target: TargetSettings,
+    measure: MeasureFinal,
+) -> DeliveredModel:
+    """Write ``directory`` so that it is complete or absent; returns the model with its last figures.
+
+    The weights are read back before they are exported, so what is measured is what was written.
+
+    Raises:
+        TargetError: an exported file answers differently from the student.
+    """
+    work = directory.with_name(f".{directory.name}.work")
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    save_student(student, tokenizer, work)
+    student = load_student(work)
+    write_onnx(student, work / ENCODER_FILE, "encoder")
+    write_onnx(student, work / MLM_FILE, "mlm")
+    inputs = example_inputs(target, len(tokenizer), seed=0)
+    parity = mlm_parity(str(model.architecture), work / MLM_FILE, expected_logits(student, inputs))
+    measured = measure(work / ENCODER_FILE, expected_features(student, inputs))
+    model = dataclasses.replace(model, measurements={**model.measurements, **measured}, parity_max_abs=parity)
+    write_json(work / FIGURES_FILE, encode(model))
+    shutil.rmtree(directory, ignore_errors=True)
+    work.rename(directory)
+    sync_directory(directory.parent)
+    return model
+
+
+def delivered(directory: Path) -> DeliveredModel | None:
+    """The figures of a model delivered earlier; None if it is not there or not finished."""
+    path = directory / FIGURES_FILE
+    return decode(DeliveredModel, read_json(path)) if path.exists() else None
+
+
+def mlm_parity(architecture: str, path: Path, expected: Expected) -> float:
+    """The largest absolute difference of the ONNX file's logits from the student's.
+
+    Raises:
+        TargetError: it is beyond the tolerance.
+    """
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    answers = session.run(None, dict(expected.inputs))
+    check_parity(architecture, answers, expected.outputs)
+    return float(max(abs(got - wanted).max() for got, wanted in zip(answers, expected.outputs, strict=True)))

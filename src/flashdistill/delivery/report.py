@@ -1,0 +1,75 @@
+"""``report.html``: one file that shows a run, and needs nothing else and no network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from flashdistill.core.files import write_text
+from flashdistill.delivery.facts import glance, sections
+from flashdistill.delivery.interactive_front import interactive_front
+from flashdistill.delivery.plot_style import inline_svg
+from flashdistill.delivery.plots import make_plots, write_plots
+from flashdistill.delivery.record import RunRecord
+from flashdistill.delivery.tables import costs_table, delivered_table, student_costs_table, trials_table
+from flashdistill.delivery.verdict import verdict
+
+REPORT_FILE = "report.html"
+PLOTS_DIRECTORY = "plots"
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+def write_report(record: RunRecord, run_directory: Path) -> Path:
+    """Write ``results.json``, ``plots/*.png`` and ``report.html`` into the run directory.
+
+    Links in the report are relative to that directory. The record may be that of a run that has
+    not finished; the report shows what there is.
+
+    Returns:
+        The report's path.
+    """
+    run_directory = Path(run_directory)
+    record.save(run_directory)
+    plots = make_plots(record)
+    write_plots(plots, run_directory / PLOTS_DIRECTORY)
+    front = interactive_front(record)
+    page = (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            record=record,
+            verdict=verdict(record),
+            glance=glance(record),
+            delivered=delivered_table(record),
+            trials=trials_table(record),
+            costs=[table for table in (costs_table(record), student_costs_table(record)) if table],
+            # Made by us from escaped parts, so it is safe as it is.
+            plots={name: {"caption": plot.caption, "svg": Markup(inline_svg(plot))} for name, plot in plots.items()},
+            front=front,
+            sections=sections(record),
+            style=_asset("report.css"),
+            script=_asset("report.js"),
+            # 4.8 MB: only where there is a front to look at.
+            plotly=Markup(get_plotlyjs()) if front else "",
+        )
+    )
+    path = run_directory / REPORT_FILE
+    write_text(path, page)
+    return path
+
+
+def _environment() -> Environment:
+    return Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def _asset(name: str) -> Markup:
+    return Markup((TEMPLATES / name).read_text(encoding="utf-8"))

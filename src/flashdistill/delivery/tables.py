@@ -1,0 +1,228 @@
+"""The report's tables as text and sort keys; the template only lays them out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+from urllib.parse import quote
+
+from flashdistill.core.measurement import KNOWN_BEFORE_TRAINING, METRICS, Measurement
+from flashdistill.core.trial import Trial, TrialState
+from flashdistill.delivery.comparison import Scored
+from flashdistill.delivery.formatting import (
+    SPACE,
+    capitalized,
+    format_count,
+    format_difference,
+    format_measurement,
+    format_seconds,
+    format_share,
+    format_value,
+    metric_name,
+)
+from flashdistill.delivery.record import DeliveredModel, RunRecord
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell: its text, remarks below it, and what its column is sorted by.
+
+    Attributes:
+        sort: a number, a text, or None, which comes last in either direction.
+        link: relative address the text points to.
+        numeric: whether the text is set flush right.
+        badges: short words set off from the text, such as a state.
+    """
+
+    text: str
+    sort: float | str | None = None
+    remarks: Sequence[str] = ()
+    link: str = ""
+    numeric: bool = False
+    badges: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Row:
+    cells: Sequence[Cell]
+    kind: Literal["", "baseline", "muted", "total"] = ""
+
+
+@dataclass(frozen=True)
+class Column:
+    title: str
+    numeric: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns and rows; `caption` says what the table holds, for those who cannot see it."""
+
+    caption: str
+    columns: Sequence[Column]
+    rows: Sequence[Row]
+
+
+def seconds(costs: Mapping[str, float]) -> float | None:
+    """All phases together; costs in other units carry the unit in their name (``x_tokens``)."""
+    phases = [value for name, value in costs.items() if "_" not in name]
+    return sum(phases) if phases else None
+
+
+def _metrics(scored: Iterable[Scored]) -> list[str]:
+    """The metrics that occur: parameters first, then in the order of `METRICS`."""
+    found = {name for item in scored for name in item.measurements}
+    ordered = ["num_parameters", *(name for name in METRICS if name != "num_parameters")]
+    return [name for name in ordered if name in found] + sorted(found - set(METRICS))
+
+
+def _metric_cell(measurement: Measurement | None, remarks: Sequence[str] = ()) -> Cell:
+    """Latencies carry their 95 % interval, everything else its standard error."""
+    if measurement is None:
+        return Cell(format_value("", None), numeric=True)
+    noisy = bool(measurement.details.get("noisy"))
+    return Cell(
+        format_measurement(measurement, interval=measurement.name == "latency_ms"),
+        sort=measurement.value,
+        remarks=[remark for remark in remarks if remark],
+        numeric=True,
+        badges=["noisy"] if noisy else [],
+    )
+
+
+def _metric_columns(metrics: Sequence[str]) -> list[Column]:
+    return [Column(capitalized(metric_name(metric)), numeric=True) for metric in metrics]
+
+
+def delivered_table(record: RunRecord) -> Table | None:
+    """The models in the run directory against the baseline at the same budget; None without models."""
+    if not record.delivered:
+        return None
+    metrics = _metrics(record.delivered)
+    models = sorted(record.delivered, key=lambda model: model.is_baseline)
+    return Table(
+        "Delivered models",
+        [
+            Column("Model"),
+            *_metric_columns(metrics),
+            Column("Steps", numeric=True),
+            Column("Time", numeric=True),
+            Column("ONNX parity", numeric=True),
+        ],
+        [_delivered_row(record, model, metrics) for model in models],
+    )
+
+
+def _delivered_row(record: RunRecord, model: DeliveredModel, metrics: Sequence[str]) -> Row:
+    baseline = record.delivered_baseline
+    objectives = {objective.metric for objective in record.objectives}
+    cells = []
+    for metric in metrics:
+        remarks = []
+        if baseline is not None and not model.is_baseline:
+            remarks.append(format_difference(metric, model.value(metric), baseline.value(metric)))
+        searched = model.flash_measurements.get(metric)
+        if searched is not None and metric in objectives and metric not in KNOWN_BEFORE_TRAINING:
+            remarks.append(f"{format_value(metric, searched.value)} in the search")
+        cells.append(_metric_cell(model.measurements.get(metric), remarks))
+    spent = seconds(model.costs)
+    parity = model.parity_max_abs
+    # A leading "./" keeps any directory name from being read as an address with a scheme.
+    link = f"./{quote(model.directory)}/"
+    name = Cell(
+        str(model.architecture), str(model.architecture), ["baseline, same budget"] if model.is_baseline else [], link
+    )
+    return Row(
+        [
+            name,
+            *cells,
+            Cell(format_count(model.steps), model.steps, numeric=True),
+            Cell(format_seconds(spent), spent, numeric=True),
+            Cell(
+                format_value("", None) if parity is None else f"{parity:.1e}".replace("e-0", "e-"), parity, numeric=True
+            ),
+        ],
+        kind="baseline" if model.is_baseline else "",
+    )
+
+
+def trials_table(record: RunRecord) -> Table | None:
+    """Every trial, the ones that came to nothing included; None before the first."""
+    if not record.trials:
+        return None
+    metrics = _metrics(record.trials)
+    speed = "latency_ms" in metrics and record.baseline_trial is not None
+    columns = [Column("#", numeric=True), Column("Architecture"), Column("State"), *_metric_columns(metrics)]
+    if speed:
+        columns.insert(4 + metrics.index("latency_ms"), Column("Speed", numeric=True))
+    columns.append(Column("Time", numeric=True))
+    return Table("All trials", columns, [_trial_row(record, trial, metrics, speed) for trial in record.trials])
+
+
+def _trial_row(record: RunRecord, trial: Trial, metrics: Sequence[str], speed: bool) -> Row:
+    cells: list[Cell] = []
+    for metric in metrics:
+        cells.append(_metric_cell(trial.measurements.get(metric)))
+        if speed and metric == "latency_ms":
+            cells.append(_speed_cell(record, trial))
+    badges = ["baseline"] if trial.number == 0 else []
+    badges += ["front"] if trial.number in record.front else []
+    badges += ["selected"] if trial.number in record.selected else []
+    spent = seconds(trial.costs)
+    return Row(
+        [
+            Cell(str(trial.number), trial.number, numeric=True),
+            Cell(
+                str(trial.architecture), str(trial.architecture), [trial.reason] if trial.reason else [], badges=badges
+            ),
+            Cell(trial.state.value, trial.state.value),
+            *cells,
+            Cell(format_seconds(spent), spent, numeric=True),
+        ],
+        kind="baseline" if trial.number == 0 else "" if trial.state is TrialState.COMPLETE else "muted",
+    )
+
+
+def _speed_cell(record: RunRecord, trial: Trial) -> Cell:
+    """Times faster than the baseline: the interleaved measurement's own ratio where it is known."""
+    baseline = record.baseline_trial
+    own, reference = trial.value("latency_ms"), baseline.value("latency_ms") if baseline else None
+    if not own or not reference:
+        return Cell(format_value("", None), numeric=True)
+    ratio = trial.measurements["latency_ms"].details.get("ratio")
+    speed = 1 / ratio if isinstance(ratio, float) and ratio > 0 else reference / own
+    return Cell(f"{speed:.2f}×", speed, numeric=True)
+
+
+def costs_table(record: RunRecord) -> Table | None:
+    """Seconds of the run by phase, with shares; None where no costs are known."""
+    total = sum(record.costs.values())
+    if total <= 0:
+        return None
+    rows = [
+        Row([Cell(phase, phase), _time_cell(spent), Cell(format_share(spent / total), spent, numeric=True)])
+        for phase, spent in record.costs.items()
+    ]
+    rows.append(Row([Cell("total"), _time_cell(total), Cell(f"100{SPACE}%", numeric=True)], kind="total"))
+    columns = [Column("Phase of the run"), Column("Time", numeric=True), Column("Share", numeric=True)]
+    return Table("Time of the run by phase", columns, rows)
+
+
+def student_costs_table(record: RunRecord) -> Table | None:
+    """What one evaluated trial cost on average; None where that is not known."""
+    costs = [trial.costs for trial in record.evaluated if trial.costs]
+    phases = list(dict.fromkeys(phase for item in costs for phase in item))
+    if not phases:
+        return None
+    rows = []
+    for phase in phases:
+        mean = sum(item.get(phase, 0.0) for item in costs) / len(costs)
+        cell = _time_cell(mean) if "_" not in phase else Cell(format_count(mean), mean, numeric=True)
+        rows.append(Row([Cell(phase.replace("_", " "), phase), cell]))
+    columns = [Column("One evaluated trial, on average"), Column("Cost", numeric=True)]
+    return Table("Mean cost of an evaluated trial", columns, rows)
+
+
+def _time_cell(spent: float) -> Cell:
+    return Cell(format_seconds(spent), spent, numeric=True)

@@ -1,0 +1,54 @@
+"""From seconds per candidate to step counts, timed on the baseline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from flashdistill.distillation.distill import Distillation
+from flashdistill.distillation.progressive import StageInputs
+from flashdistill.distillation.settings import DistillationSettings
+from flashdistill.models import blocks
+from flashdistill.training.loop import Phase, seconds_per_step
+
+MINIMUM_PRETRAINING_STEPS = 10
+_BATCHES = 2
+"""Distinct batches that the timing uses; their teacher signals are computed before it counts."""
+
+
+@dataclass(frozen=True)
+class StepSeconds:
+    """What a step costs, the teacher's signals at hand.
+
+    Attributes:
+        stage: seconds of one step of a stage.
+        pretraining: seconds of one step of pre-training distillation.
+    """
+
+    stage: float
+    pretraining: float
+
+
+def time_steps(distillation: Distillation) -> StepSeconds:
+    """Time both kinds of steps on a distillation that is thrown away afterwards."""
+    inputs = StageInputs(distillation.student, distillation.signals)
+    _, stage = distillation.stage(0, inputs)
+    return StepSeconds(_seconds(stage), _seconds(distillation.pretraining()))
+
+
+def resolve_steps(settings: DistillationSettings, seconds: StepSeconds, num_blocks: int) -> DistillationSettings:
+    """The same budget in steps: ``progressive_ratio`` stage steps (of all blocks) a pre-training step."""
+    if settings.seconds is None:
+        return settings
+    ratio = settings.progressive_ratio
+    pretraining_steps = settings.seconds / (ratio * seconds.stage + seconds.pretraining)
+    steps_per_block = round(ratio * pretraining_steps / num_blocks)
+    return settings.with_steps(steps_per_block, max(MINIMUM_PRETRAINING_STEPS, round(pretraining_steps)))
+
+
+def resolve_budget(settings: DistillationSettings, distillation: Distillation) -> DistillationSettings:
+    """`time_steps` and `resolve_steps` in one."""
+    return resolve_steps(settings, time_steps(distillation), blocks.num_blocks(distillation.student))
+
+
+def _seconds(phase: Phase) -> float:
+    return seconds_per_step(lambda index: phase.time_step(index % _BATCHES), repeats=5, discard=_BATCHES)

@@ -1,0 +1,94 @@
+"""Accuracy on the pre-training tasks, on held-out documents with fixed masks.
+
+Shapes: B sequences, S tokens, M masked tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+from transformers import MobileBertForPreTraining
+
+from flashdistill.core.measurement import Measurement
+from flashdistill.data.batch import Batch
+from flashdistill.models import blocks
+from flashdistill.models.inputs import model_inputs
+from flashdistill.models.teacher import Teacher
+
+Predict = Callable[[Batch], tuple[torch.Tensor, torch.Tensor | None]]
+"""Batch → masked-LM logits [M, V] and next-sentence logits [B, 2], or None without that head."""
+
+
+@dataclass
+class _Ratio:
+    """A mean over tokens whose standard error respects that a sequence's tokens go together."""
+
+    sums: list[np.ndarray]
+    counts: list[np.ndarray]
+
+    def add(self, values: np.ndarray, groups: np.ndarray, num_groups: int) -> None:
+        self.sums.append(np.bincount(groups, values, num_groups))
+        self.counts.append(np.bincount(groups, minlength=num_groups))
+
+    def measurement(self, name: str) -> Measurement:
+        sums, counts = np.concatenate(self.sums), np.concatenate(self.counts)
+        total = counts.sum()
+        mean = float(sums.sum() / total)
+        # Linearised variance of a ratio of sums over independent sequences.
+        residuals = sums - mean * counts
+        n = len(sums)
+        stderr = float(np.sqrt((residuals**2).sum() * n / max(n - 1, 1)) / total)
+        return Measurement.of(name, mean, stderr=stderr, samples=int(total), split="validation")
+
+
+@torch.no_grad()
+def pretraining_accuracy(predict: Predict, batches: Iterable[Batch]) -> dict[str, Measurement]:
+    """``mlm_accuracy``, ``mlm_loss`` (nats) and, with a next-sentence head, ``nsp_accuracy``.
+
+    The accuracy of a masked token counts 1 if the most probable entry is the true one. Standard
+    errors are over sequences.
+    """
+    correct, loss, next_sentence = _Ratio([], []), _Ratio([], []), _Ratio([], [])
+    has_nsp = False
+    for batch in batches:
+        mlm_logits, nsp_logits = predict(batch)
+        labels = torch.from_numpy(batch.masked_labels)
+        num_sequences, length = batch.input_ids.shape
+        sequences = batch.masked_positions // length
+        hits = (mlm_logits.argmax(-1) == labels).numpy().astype(np.float64)
+        losses = F.cross_entropy(mlm_logits, labels, reduction="none").double().numpy()
+        correct.add(hits, sequences, num_sequences)
+        loss.add(losses, sequences, num_sequences)
+        if nsp_logits is not None:
+            has_nsp = True
+            answers = (nsp_logits.argmax(-1).numpy() == batch.next_sentence_labels).astype(np.float64)
+            next_sentence.add(answers, np.arange(num_sequences), num_sequences)
+    results = {"mlm_accuracy": correct.measurement("mlm_accuracy"), "mlm_loss": loss.measurement("mlm_loss")}
+    if has_nsp:
+        results["nsp_accuracy"] = next_sentence.measurement("nsp_accuracy")
+    return results
+
+
+def student_predictor(student: MobileBertForPreTraining, with_nsp: bool) -> Predict:
+    """Predictions of a student in evaluation mode."""
+
+    def predict(batch: Batch) -> tuple[torch.Tensor, torch.Tensor | None]:
+        hidden = blocks.last_hidden(student, model_inputs(batch))
+        mlm = blocks.mlm_logits(student, hidden, torch.from_numpy(batch.masked_positions))
+        return mlm, blocks.nsp_logits(student, hidden) if with_nsp else None
+
+    return predict
+
+
+def teacher_predictor(teacher: Teacher) -> Predict:
+    """Predictions of a teacher's masked-LM head; its next-sentence head, if any, is not asked."""
+
+    def predict(batch: Batch) -> tuple[torch.Tensor, torch.Tensor | None]:
+        features = teacher.masked_features(model_inputs(batch), torch.from_numpy(batch.masked_positions))
+        return teacher.mlm_logits(features), None
+
+    return predict

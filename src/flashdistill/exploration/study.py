@@ -1,0 +1,253 @@
+"""The study: the one owner of all trials, kept in an Optuna storage.
+
+Optuna stores and shows the trials (``optuna-dashboard`` works on the same database); proposing
+architectures is the business of `flashdistill.exploration.algorithms`. One coordinator per run
+writes to a study.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, IntDistribution
+from optuna.exceptions import ExperimentalWarning
+from optuna.trial import FrozenTrial
+from optuna.trial import TrialState as OptunaState
+
+from flashdistill.core.architecture import FACTORS, Architecture
+from flashdistill.core.errors import RunDirectoryError
+from flashdistill.core.measurement import Constraint, Goal, Objective
+from flashdistill.core.trial import Trial, TrialState
+from flashdistill.exploration.constraints import excess
+from flashdistill.exploration.records import decode_measurements, encode_measurements, refuse_non_finite
+from flashdistill.exploration.storage import as_user_errors, check_before_opening, open_storage
+
+_TO_OPTUNA = {
+    TrialState.COMPLETE: OptunaState.COMPLETE,
+    TrialState.INFEASIBLE: OptunaState.PRUNED,
+    TrialState.FAILED: OptunaState.FAIL,
+}
+_FROM_OPTUNA = {
+    **{optuna_state: state for state, optuna_state in _TO_OPTUNA.items()},
+    OptunaState.RUNNING: TrialState.PENDING,
+    OptunaState.WAITING: TrialState.PENDING,
+}
+
+# What a trial keeps in Optuna's user attributes.
+_REASON, _MEASUREMENTS, _COSTS = "reason", "measurements", "costs"
+
+# Where Optuna's own samplers put constraint values; the dashboard reads them there.
+_CONSTRAINTS = "constraints"
+
+
+class Study:
+    """The trials of one run.
+
+    A trial is started (pending), then finished (complete, infeasible or failed). What a killed
+    process left unfinished is pending still, under its number, so a resumed run takes it up
+    again: no trial is lost or counted twice.
+    """
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        storage: optuna.storages.BaseStorage,
+        url: str,
+        objectives: Sequence[Objective],
+        factors: Mapping[str, Sequence[int]],
+        constraints: Sequence[Constraint],
+    ):
+        """Use `Study.open`."""
+        self.name = study.study_name
+        self.url = url
+        self.objectives = tuple(objectives)
+        self.constraints = tuple(constraints)
+        self._factors = factors
+        self._study = study
+        self._storage = storage
+
+    @classmethod
+    def open(
+        cls,
+        url: str,
+        name: str,
+        objectives: Sequence[Objective],
+        factors: Mapping[str, Sequence[int]],
+        constraints: Sequence[Constraint] = (),
+        expected_trials: int = 0,
+    ) -> Study:
+        """Open the study, or create it where there is none yet.
+
+        Args:
+            url: an Optuna storage, for example ``sqlite:////path/to/study.db``.
+            name: the study's name within the storage.
+            factors: the choices by factor (`DesignSpace.factors`), shown as the parameters' ranges.
+            constraints: shown with each trial; the caller decides what is infeasible.
+            expected_trials: how many trials this run is known to have started; with any, a study
+                that is missing or has fewer is an error instead of an empty study.
+
+        Raises:
+            RunDirectoryError: the database is missing, damaged, out of reach or shorter than
+                expected, or belongs to a search for other objectives.
+        """
+        check_before_opening(url, expected_trials)
+        with as_user_errors(url), _quiet():
+            storage = open_storage(url)
+            study = _load_or_create(storage, url, name, objectives, expected_trials)
+            count = len(study.get_trials(deepcopy=False))
+        if count < expected_trials:
+            raise RunDirectoryError(
+                f"study {name!r} in {url} has {count} trials, but this run has started {expected_trials}: the "
+                "database was cut or replaced; restore it from a backup, or start again in a new output directory"
+            )
+        return cls(study, storage, url, objectives, factors, constraints)
+
+    def trials(self) -> list[Trial]:
+        """All trials in the order of their numbers; unfinished ones are pending."""
+        with as_user_errors(self.url), _quiet():
+            return [self._trial(stored) for stored in self._study.get_trials(deepcopy=False)]
+
+    def start(self, architecture: Architecture) -> Trial:
+        """Record a new pending trial of this architecture.
+
+        Raises:
+            ValueError: the study has a trial of this architecture already.
+        """
+        for trial in self.trials():
+            if trial.architecture == architecture:
+                raise ValueError(f"{architecture} is trial {trial.number} already ({trial.state})")
+        params, distributions = self._parameters(architecture)
+        with as_user_errors(self.url), _quiet():
+            # One insertion with all parameters: no kill leaves a trial without its architecture.
+            self._study.add_trial(
+                optuna.create_trial(state=OptunaState.RUNNING, params=params, distributions=distributions)
+            )
+        return next(trial for trial in self.trials() if trial.architecture == architecture)
+
+    def finish(self, trial: Trial) -> None:
+        """Record how a pending trial ended, with its measurements and costs.
+
+        The state is written last: a process killed in between leaves the trial pending.
+
+        Raises:
+            ValueError: the trial is not pending in the study, its state is not a final one, a
+                value is not finite, or a complete trial lacks an objective.
+        """
+        if trial.state not in _TO_OPTUNA:
+            raise ValueError(f"trial {trial.number} cannot finish as {trial.state}")
+        refuse_non_finite(trial)
+        values = self._objective_values(trial) if trial.state is TrialState.COMPLETE else None
+        stored = self._stored(trial)
+        attributes: dict[str, Any] = {
+            _REASON: trial.reason,
+            _COSTS: {name: float(cost) for name, cost in trial.costs.items()},
+            _MEASUREMENTS: encode_measurements(trial.measurements),
+            # The bare numbers once more, for the dashboard's tables and plots.
+            **{name: float(measurement.value) for name, measurement in trial.measurements.items()},
+        }
+        with as_user_errors(self.url), _quiet():
+            for key, value in attributes.items():
+                self._storage.set_trial_user_attr(stored._trial_id, key, value)
+            if excesses := self._excesses(trial):
+                self._storage.set_trial_system_attr(stored._trial_id, _CONSTRAINTS, excesses)
+            self._study.tell(trial.number, values, _TO_OPTUNA[trial.state])
+
+    def close(self) -> None:
+        """Give back the connection to the database."""
+        self._storage.remove_session()
+
+    def _stored(self, trial: Trial) -> FrozenTrial:
+        stored = {found.number: found for found in self._study.get_trials(deepcopy=False)}.get(trial.number)
+        if stored is None or self._trial(stored).architecture != trial.architecture:
+            raise ValueError(f"the study has no trial {trial.number} of {trial.architecture}")
+        if stored.state.is_finished():
+            raise ValueError(f"trial {trial.number} is {_FROM_OPTUNA[stored.state]} already")
+        return stored
+
+    def _objective_values(self, trial: Trial) -> list[float]:
+        values = [trial.value(objective.metric) for objective in self.objectives]
+        missing = [o.metric for o, value in zip(self.objectives, values, strict=True) if value is None]
+        if missing:
+            raise ValueError(f"trial {trial.number} ({trial.architecture}) is complete without {', '.join(missing)}")
+        return [float(value) for value in values if value is not None]
+
+    def _excesses(self, trial: Trial) -> list[float]:
+        """One number per constraint whose metric was measured; positive where it is broken."""
+        baseline = trial if trial.number == 0 else self._trial(self._study.get_trials(deepcopy=False)[0])
+        found = []
+        for constraint in self.constraints:
+            value, reference = trial.value(constraint.metric), baseline.value(constraint.metric)
+            if value is not None and (reference is not None or not constraint.relative):
+                found.append(excess(constraint, value, reference))
+        return found
+
+    def _parameters(self, architecture: Architecture) -> tuple[dict[str, int], dict[str, BaseDistribution]]:
+        """Optuna's view of an architecture; ranges widen for one outside the space."""
+        params: dict[str, int] = dict(zip(FACTORS, architecture.values(), strict=False))
+        distributions: dict[str, BaseDistribution] = {}
+        for name, value in params.items():
+            choices = (*self._factors.get(name, ()), value)
+            distributions[name] = IntDistribution(min(choices), max(choices))
+        return params, distributions
+
+    def _trial(self, stored: FrozenTrial) -> Trial:
+        architecture = Architecture(**{name: stored.params[name] for name in FACTORS if name in stored.params})
+        state = _FROM_OPTUNA[stored.state]
+        if state is TrialState.PENDING:
+            # Half-written results of a killed process do not count.
+            return Trial(stored.number, architecture, state)
+        attributes = stored.user_attrs
+        return Trial(
+            number=stored.number,
+            architecture=architecture,
+            state=state,
+            reason=attributes.get(_REASON, ""),
+            measurements=decode_measurements(attributes.get(_MEASUREMENTS, {})),
+            costs=attributes.get(_COSTS, {}),
+        )
+
+
+def _load_or_create(
+    storage: optuna.storages.BaseStorage, url: str, name: str, objectives: Sequence[Objective], expected_trials: int
+) -> optuna.Study:
+    # Optuna proposes nothing here; its cheapest sampler keeps `tell` free of side effects.
+    sampler = optuna.samplers.RandomSampler(seed=0)
+    metrics = [objective.metric for objective in objectives]
+    directions: list[Goal] = [objective.goal for objective in objectives]
+    if name not in optuna.get_all_study_names(storage):
+        if expected_trials:
+            raise RunDirectoryError(
+                f"{url} has no study {name!r}, but this run has started {expected_trials} trials in it; restore the "
+                "database from a backup, or start again in a new output directory"
+            )
+        study = optuna.create_study(storage=storage, sampler=sampler, study_name=name, directions=directions)
+        study.set_metric_names(metrics)
+        return study
+    study = optuna.load_study(study_name=name, storage=storage, sampler=sampler)
+    stored = [str(direction.name).lower() for direction in study.directions]
+    # A process killed between creation and naming leaves no names yet.
+    names = study.metric_names or metrics
+    if stored != directions or names != metrics:
+        found = ", ".join(f"{goal} {metric}" for goal, metric in zip(stored, names, strict=False))
+        raise RunDirectoryError(
+            f"study {name!r} in {url} is a search to {found}; use another name or output directory for other objectives"
+        )
+    study.set_metric_names(metrics)
+    return study
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Optuna's chatter: its progress lines, and its warning that names of objectives are new."""
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            yield
+    finally:
+        optuna.logging.set_verbosity(verbosity)

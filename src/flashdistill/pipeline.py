@@ -1,0 +1,328 @@
+"""The life of a run, top to bottom.
+
+    user requirements → teacher and text → baseline → search → Pareto front
+      → regular distillation of the selected students → delivery → report
+
+Every step looks first at what the run directory has already, so the same command resumes.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+from flashdistill import results
+from flashdistill.candidate import distil, evaluate, failure_reason, run_candidate
+from flashdistill.config import RunConfig, dump_config
+from flashdistill.core.architecture import Architecture
+from flashdistill.core.clock import now, timed
+from flashdistill.core.errors import FlashDistillError, InputError, NothingFeasibleError
+from flashdistill.core.files import read_json, write_json, write_text
+from flashdistill.core.measurement import Measurement
+from flashdistill.core.progress import Progress, tracked
+from flashdistill.core.registry import load
+from flashdistill.core.run_directory import RunDirectory
+from flashdistill.core.trial import Trial, TrialState
+from flashdistill.delivery.deliver import deliver, delivered
+from flashdistill.delivery.json_form import decode, encode
+from flashdistill.delivery.model_card import write_model_card
+from flashdistill.delivery.record import DeliveredModel, RunRecord
+from flashdistill.delivery.report import write_report
+from flashdistill.distillation.calibration import resolve_steps, time_steps
+from flashdistill.distillation.settings import DistillationSettings
+from flashdistill.distillation.teacher_preparation import prepare_teacher
+from flashdistill.evaluation.pretraining_accuracy import pretraining_accuracy, teacher_predictor
+from flashdistill.exploration.algorithms.base import SearchProblem
+from flashdistill.exploration.constraints import nearest_violators
+from flashdistill.exploration.selection import select
+from flashdistill.exploration.settings import ALGORITHMS
+from flashdistill.exploration.space import DesignSpace
+from flashdistill.exploration.storage import sqlite_url
+from flashdistill.exploration.study import Study
+from flashdistill.preflight import claim, quiet_libraries, require_feasible
+from flashdistill.training.optimizers import require_optimizer
+from flashdistill.workbench import Scales, Workbench
+
+MEASURED_PER_TRAINED = 4
+"""A search gives up after measuring this many students for each that it may train."""
+
+
+def run(config: RunConfig, progress: Progress, until: Literal["search", "delivery"] = "delivery") -> Path:
+    """The whole pipeline, or up to the end of the search; returns the report's path.
+
+    Raises:
+        InputError: something the user gave cannot be used; nothing was trained.
+        NothingFeasibleError: no architecture satisfies the constraints.
+    """
+    with _opened(config, progress) as life:
+        trials = life.search()
+        if until == "search":
+            return life.report(trials, [])
+        chosen = life.selected(trials)
+        life.deliver_all(trials, chosen)
+        return life.report(trials, chosen, finished=True)
+
+
+def distill(config: RunConfig, architecture: Architecture, progress: Progress) -> Path:
+    """Regular distillation of one architecture; returns the directory of the delivered model."""
+    with _opened(config, progress) as life:
+        life.resolve_budgets()
+        model = life.deliver_one(architecture, {})
+        write_model_card(model, life.record([], []), life.directory.model(architecture))
+        return life.directory.model(architecture)
+
+
+def measure(
+    config: RunConfig, architectures: Sequence[Architecture], progress: Progress
+) -> Iterator[tuple[Architecture, dict[str, Measurement]]]:
+    """Measure architectures on the target with random weights, relative to the baseline."""
+    quiet_libraries()
+    vocabulary, known = config.expected_vocab_size
+    if not known:
+        progress.message(f"assuming a vocabulary of {vocabulary:,} entries; it hardly matters to the latency")
+    family = config.student_family(vocabulary)
+    scales = Scales(config, family, config.cache_directory / "scales" / str(config.baseline), progress)
+    try:
+        for architecture in architectures:
+            with tracked(progress, f"measure {architecture}"):
+                measured = scales.measure(architecture)
+            yield architecture, measured
+    finally:
+        scales.close()
+
+
+def report(run_directory: Path) -> Path:
+    """Rebuild report and plots of a run from its results."""
+    return write_report(RunRecord.load(run_directory), run_directory)
+
+
+@contextmanager
+def _opened(config: RunConfig, progress: Progress) -> Iterator[_Life]:
+    """Claim the run directory, prepare teacher and text; on leaving, give everything back."""
+    quiet_libraries()
+    for settings in (config.flash, config.regular):
+        require_optimizer(settings.optimizer)
+    vocabulary, known = config.expected_vocab_size
+    if known:
+        require_feasible(config, vocabulary)
+    directory = RunDirectory(config.output)
+    directory.create()
+    with directory.locked():
+        claim(directory, config)
+        if hasattr(progress, "attach_log"):
+            progress.attach_log(directory.log)  # type: ignore[attr-defined]
+        costs: dict[str, float] = dict(directory.state().get("costs", {}))
+        with timed(costs, "teacher"):
+            prepared = prepare_teacher(config.teacher, config.corpus, config.cache_directory, config.seed, progress)
+        require_feasible(config, len(prepared.tokenizer))
+        life = _Life(Workbench(config, directory, prepared, progress), costs)
+        try:
+            yield life
+        finally:
+            life.bench.scales.close()
+            directory.remember(costs=costs)
+
+
+class _Life:
+    """The steps of a run."""
+
+    def __init__(self, bench: Workbench, costs: dict[str, float]):
+        self.bench, self.costs = bench, costs
+        self.directory, self.progress = bench.directory, bench.progress
+        self.failures: list[str] = []
+
+    def search(self) -> list[Trial]:
+        """Baseline first, then suggestions, until the budget of trials is spent or the space is exhausted."""
+        config = self.bench.config
+        space = DesignSpace(config.space, self.bench.family)
+        study = self._study(space)
+        problem = SearchProblem(config.objectives, config.constraints, config.baseline, config.search.goal)
+        algorithm = load(ALGORITHMS, config.search.algorithm, "search algorithm")(problem)
+        self._baseline(study)
+        while True:
+            trials = study.trials()
+            pending = [trial for trial in trials if trial.state is TrialState.PENDING]
+            if not pending:
+                if _spent(trials, config.search.trials):
+                    break
+                with timed(self.costs, "search"):
+                    suggestions = algorithm.suggest(space, trials, 1, config.seed)
+                if not suggestions:
+                    self.progress.message(f"the space is exhausted after {len(trials) - 1} architectures")
+                    break
+                pending = [self._start(study, suggestions[0])]
+            self._work_on(study, pending[0])
+        self._require_some_feasible(study.trials())
+        study.close()
+        return trials
+
+    def selected(self, trials: Sequence[Trial]) -> list[Trial]:
+        config = self.bench.config
+        return select(trials, config.objectives, config.constraints, config.select, config.baseline)
+
+    def deliver_all(self, trials: Sequence[Trial], chosen: Sequence[Trial]) -> None:
+        """Regular distillation of the chosen students, and of the baseline for comparison."""
+        settings = self.bench.config.select
+        baseline = [trials[0]] if settings.include_baseline and trials[0].state is TrialState.COMPLETE else []
+        for trial in [*chosen, *baseline]:
+            try:
+                self.deliver_one(trial.architecture, trial.measurements)
+            except (InputError, OSError):
+                raise
+            except Exception as error:
+                self.failures.append(f"Regular distillation of {trial.architecture} failed: {failure_reason(error)}.")
+                self.progress.message(self.failures[-1])
+            self.report(trials, chosen)
+
+    def deliver_one(self, architecture: Architecture, flash: Mapping[str, Measurement]) -> DeliveredModel:
+        """Distil with the regular budget and deliver; what was delivered before is kept."""
+        target_directory = self.directory.model(architecture)
+        if (model := delivered(target_directory)) is not None:
+            return model
+        bench, costs = self.bench, {}
+        settings = bench.config.regular
+        distilled = distil(bench, architecture, settings, "regular", costs)
+        with timed(costs, "evaluate"):
+            scores = evaluate(bench, distilled)
+        parameters = Measurement.of("num_parameters", bench.num_parameters(architecture))
+        model = DeliveredModel(
+            architecture=architecture,
+            directory=f"{self.directory.models.name}/{architecture}",
+            measurements={"num_parameters": parameters, **scores},
+            flash_measurements=flash,
+            steps=settings.total_steps(bench.family.depth(architecture)),
+            costs=costs,
+            is_baseline=architecture == bench.config.baseline,
+        )
+        with tracked(self.progress, f"deliver {architecture}"):
+            model = deliver(
+                model,
+                distilled.student,
+                bench.prepared.tokenizer,
+                target_directory,
+                bench.config.target,
+                lambda path, expected: bench.scales.session.measure(str(architecture), path, expected, final=True),
+            )
+        self._charge(costs, "regular")
+        shutil.rmtree(self.directory.candidate(architecture) / "regular" / "checkpoints", ignore_errors=True)
+        return model
+
+    def record(self, trials: Sequence[Trial], chosen: Sequence[Trial]) -> RunRecord:
+        models = [delivered(path) for path in sorted(self.directory.models.glob("[!.]*")) if path.is_dir()]
+        state = self.directory.state() | {"costs": self.costs}
+        order = {trial.architecture: place for place, trial in enumerate(chosen)}
+        known = sorted((m for m in models if m), key=lambda m: (m.is_baseline, order.get(m.architecture, len(order))))
+        return results.collect(self.bench, trials, chosen, known, self._teacher_scores(), state, self.failures)
+
+    def report(self, trials: Sequence[Trial], chosen: Sequence[Trial], finished: bool = False) -> Path:
+        """Write the report and the model cards with what there is so far."""
+        self.directory.remember(costs=self.costs)
+        if finished and not self.directory.state().get("finished"):
+            self.directory.remember(finished=now())
+            shutil.rmtree(self.directory.signals, ignore_errors=True)
+        record = self.record(trials, chosen)
+        for model in record.delivered:
+            write_model_card(model, record, self.directory.path / model.directory)
+        return write_report(record, self.directory.path)
+
+    def resolve_budgets(self) -> None:
+        """Turn seconds into steps, once; a resumed run keeps what the first one found."""
+        config, state = self.bench.config, self.directory.state()
+        if "flash" in state:
+            budgets = {name: DistillationSettings.model_validate(state[name]) for name in ("flash", "regular")}
+        else:
+            with timed(self.costs, "calibration"), tracked(self.progress, "calibrate"):
+                budgets = self._calibrated(config)
+            self.directory.remember(**{name: value.model_dump(mode="json") for name, value in budgets.items()})
+        self.bench.config = config.model_copy(update=budgets)
+        write_text(self.directory.config, dump_config(self.bench.config, results.version_lines()))
+        for name, budget in budgets.items():
+            self.progress.message(
+                f"{name}: {budget.steps_per_block} steps a block and {budget.pretraining_steps} steps of pre-training "
+                f"distillation, batches of {budget.batch_size}"
+            )
+
+    def _calibrated(self, config: RunConfig) -> dict[str, DistillationSettings]:
+        budgets = {"flash": config.flash, "regular": config.regular}
+        depth = self.bench.family.depth(config.baseline)
+        for name, budget in budgets.items():
+            if budget.seconds is not None:
+                trial_run = self.bench.distillation(config.baseline, budget.with_steps(1000, 1000), None, "calibrate")
+                budgets[name] = resolve_steps(budget, time_steps(trial_run), depth)
+        return budgets
+
+    def _study(self, space: DesignSpace) -> Study:
+        config = self.bench.config
+        url = config.search.storage or sqlite_url(self.directory.study)
+        started = int(self.directory.state().get("started_trials", 0))
+        return Study.open(url, config.name, config.objectives, space.factors, config.constraints, started)
+
+    def _start(self, study: Study, architecture: Architecture) -> Trial:
+        trial = study.start(architecture)
+        self.directory.remember(started_trials=trial.number + 1)
+        return trial
+
+    def _baseline(self, study: Study) -> None:
+        """Trial 0: everything relative refers to it, so its failure ends the run."""
+        self.resolve_budgets()
+        trials = study.trials()
+        if not trials:
+            trials = [self._start(study, self.bench.config.baseline)]
+        if trials[0].state is TrialState.PENDING:
+            self._work_on(study, trials[0])
+        baseline = study.trials()[0]
+        if baseline.state is not TrialState.COMPLETE:
+            raise FlashDistillError(f"the baseline {baseline.architecture} failed: {baseline.reason}")
+
+    def _work_on(self, study: Study, pending: Trial) -> None:
+        reference = {name: m.value for name, m in study.trials()[0].measurements.items()} if pending.number else {}
+        trial = run_candidate(self.bench, pending, reference)
+        study.finish(trial)
+        shutil.rmtree(self.directory.candidate(trial.architecture) / "flash" / "checkpoints", ignore_errors=True)
+        self._charge(trial.costs, "flash")
+        self.progress.message(results.describe(trial, self.bench))
+        self.progress.status(results.summary(study.trials(), self.bench))
+
+    def _charge(self, costs: Mapping[str, float], budget: str) -> None:
+        for phase, seconds in costs.items():
+            name = f"{budget} distillation" if phase == "distill" else phase
+            self.costs[name] = self.costs.get(name, 0.0) + seconds
+        self.directory.remember(costs=self.costs)
+
+    def _require_some_feasible(self, trials: Sequence[Trial]) -> None:
+        """Raises NothingFeasibleError if measuring showed that the limits exclude all that was tried."""
+        students = trials[1:]
+        if not students or any(trial.state is not TrialState.INFEASIBLE for trial in students):
+            return
+        baseline = {name: m.value for name, m in trials[0].measurements.items()}
+        tried = [(t.architecture, {name: m.value for name, m in t.measurements.items()}) for t in students]
+        nearest = nearest_violators(tried, self.bench.config.constraints, baseline)
+        self.report(trials, [])
+        raise NothingFeasibleError(
+            f"none of the {len(students)} architectures tried satisfies the constraints; the nearest:\n  "
+            + "\n  ".join(nearest)
+        )
+
+    def _teacher_scores(self) -> dict[str, Measurement]:
+        """The teacher's own accuracy on the validation text, scored once."""
+        path = self.directory.path / "teacher.json"
+        if not path.exists():
+            batches = self.bench.pretraining_data.validation_batches(32)
+            with tracked(self.progress, "score the teacher"):
+                scores = pretraining_accuracy(teacher_predictor(self.bench.prepared.teacher), batches)
+            write_json(path, encode(scores))
+        return decode(dict[str, Measurement], read_json(path))
+
+
+def _spent(trials: Sequence[Trial], budget: int) -> bool:
+    """Whether the search is over: enough students trained, or far more than enough measured.
+
+    A student that breaks a limit costs a measurement and no training, so it does not count as
+    one of ``search.trials``; but a limit that nearly all break must not keep us measuring.
+    """
+    students = trials[1:]
+    trained = sum(trial.state is not TrialState.INFEASIBLE for trial in students)
+    return trained >= budget or len(students) >= MEASURED_PER_TRAINED * budget

@@ -1,0 +1,330 @@
+"""The command line: its verbs, what they hand to the pipeline, their exit codes."""
+
+import json
+import re
+import subprocess
+import sys
+import time
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+import flashdistill
+from flashdistill import cli
+from flashdistill.core.architecture import Architecture
+from flashdistill.core.errors import NothingFeasibleError, TargetError
+from flashdistill.core.measurement import Measurement
+
+GOOD = """\
+name: small
+teacher: {model: models/teacher, vocabulary: 2000}
+corpus: {source: {files: "data/*.txt"}}
+space: {num_blocks: 4, hidden_size: [128, 256], bottleneck_size: [64], num_heads: [1, 2]}
+baseline: 256_64_2_256_2
+flash: {seconds: 30}
+regular: {seconds: 60}
+"""
+
+VERBS = {
+    "run": "CONFIG [KEY=VALUE]...",
+    "check": "CONFIG [KEY=VALUE]...",
+    "explore": "CONFIG [KEY=VALUE]...",
+    "measure": "ARCH...",
+    "distill": "ARCH [KEY=VALUE]...",
+    "report": "RUN",
+    "dashboard": "RUN",
+    "doctor": "",
+}
+
+
+@pytest.fixture
+def directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("run.yaml").write_text(GOOD, encoding="utf-8")
+    return tmp_path
+
+
+@pytest.fixture
+def pipeline(monkeypatch):
+    """A pipeline that notes how it was called."""
+    fake: Any = types.ModuleType("flashdistill.pipeline")
+    fake.calls = []
+
+    def note(name, result):
+        def function(*arguments, **options):
+            fake.calls.append((name, arguments, options))
+            return result
+
+        setattr(fake, name, function)
+
+    note("run", Path("runs/small/report.html"))
+    note("distill", Path("runs/small/models/256_64_2_256_2"))
+    note("report", Path("runs/small/report.html"))
+    note("measure", [])
+    monkeypatch.setitem(sys.modules, "flashdistill.pipeline", fake)
+    monkeypatch.setattr(flashdistill, "pipeline", fake, raising=False)
+    return fake
+
+
+def call(*arguments: str):
+    return CliRunner().invoke(cli.app, arguments)
+
+
+def raises(error: BaseException):
+    def function(*_, **__):
+        raise error
+
+    return function
+
+
+def test_the_command_line_is_frozen():
+    shown = call("--help").stdout
+    assert re.findall(r"^\W+(\w+)  +\S", shown.split("Commands")[1], re.MULTILINE) == list(VERBS)
+    for verb, arguments in VERBS.items():
+        usage = call(verb, "--help").stdout.replace("{", "").replace("}", "")
+        assert " ".join(usage.split()).startswith(" ".join(f"Usage: root {verb} [OPTIONS] {arguments}".split()))
+
+
+def test_version():
+    result = call("--version")
+    assert result.exit_code == 0
+    assert re.fullmatch(r"flashdistill \d+\.\d+\.\d+\n", result.stdout)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["run"], ["dream"], ["run", "run.yaml", "--loud"], ["measure", "128_64_1_384_2"]]
+)
+def test_wrong_usage(arguments):
+    assert call(*arguments).exit_code == 2
+
+
+def test_run_hands_over_the_configuration(directory, pipeline):
+    result = call("run", "run.yaml", "search.trials=3", "--output", "else where", "seed=5")
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout == "report: runs/small/report.html\n"
+    ((name, (config, progress), options),) = pipeline.calls
+    assert (name, options) == ("run", {"until": "delivery"})
+    assert (config.search.trials, config.seed, config.output) == (3, 5, Path("else where"))
+    assert callable(progress.advance)
+
+
+def test_explore_stops_after_the_search(directory, pipeline):
+    assert call("explore", "run.yaml").exit_code == 0
+    assert pipeline.calls[0][2] == {"until": "search"}
+
+
+def test_distill(directory, pipeline):
+    result = call("distill", "128_64_1_256_1", "--config", "run.yaml", "regular.seconds=9")
+    assert result.stdout == "model: runs/small/models/256_64_2_256_2\n"
+    ((_, (config, architecture, _), _),) = pipeline.calls
+    assert architecture == Architecture(128, 64, 1, 256, 1)
+    assert config.regular.seconds == 9
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("12", "error: '12' is not an architecture; write hidden_bottleneck_"),
+        ("128_64_3_256_1", "error: 128_64_3_256_1 is impossible: 3 heads do not divide the bottleneck of 64"),
+        ("64_64_2_256_1", "error: got 64_64_2_256_1, whose hidden size 64 is below space.embedding_size 128"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["distill", "measure"])
+def test_an_impossible_architecture(directory, pipeline, verb, name, message):
+    result = call(verb, name, "--config", "run.yaml")
+    assert result.exit_code == 2
+    assert result.stderr.startswith(message)
+    assert pipeline.calls == []
+
+
+def test_measure_shows_intervals_and_writes_json(directory, pipeline):
+    small, large = Architecture(128, 64, 1, 256, 1), Architecture(256, 64, 1, 256, 1)
+    details = {"ratio": 0.5, "ratio_low": 0.49, "ratio_high": 0.51, "noisy": True}
+    latency = Measurement("latency_ms", 1.23456, "ms", stderr=0.01, samples=20, details=details)
+    parameters = Measurement("num_parameters", 1234567, "parameters")
+    found = [(small, {"latency_ms": latency, "num_parameters": parameters}), (large, {"num_parameters": parameters})]
+    pipeline.measure = lambda config, architectures, progress: found if architectures == [small, large] else []
+    result = call("measure", str(small), "seed=3", str(large), "--config", "run.yaml", "--json", "found/out.json")
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.splitlines() == [
+        "architecture            latency_ms                 ratio  num_parameters",
+        "128_64_1_256_1  1.235 ± 0.02 noisy  0.500 [0.490, 0.510]       1,234,567",
+        "256_64_1_256_1                   -                     -       1,234,567",
+    ]
+    written = json.loads(Path("found/out.json").read_text(encoding="utf-8"))
+    assert [entry["architecture"] for entry in written] == [str(small), str(large)]
+    assert written[0]["measurements"]["latency_ms"]["details"]["ratio_low"] == 0.49
+
+
+def test_measure_needs_an_architecture(directory, pipeline):
+    result = call("measure", "seed=3", "--config", "run.yaml")
+    assert (result.exit_code, pipeline.calls) == (2, [])
+    assert "name at least one architecture" in result.stderr
+
+
+def test_check_says_what_a_run_would_do(directory):
+    result = call("check", "run.yaml", 'constraints=["num_parameters <= 1.2e6"]', "search.trials=50")
+    assert result.exit_code == 0, result.stderr
+    assert "run.yaml: configuration is valid" in result.stdout
+    rows = dict(re.split(r"\s{2,}", line.strip()) for line in result.stdout.splitlines() if line.startswith("  "))
+    assert rows["architectures"] == "36"
+    assert rows["smallest"] == "128_64_1_384_2, 953,984 parameters"
+    assert rows["search"] == "bayesian, all 36 architectures (search.trials is 50) and the baseline"
+    assert rows["training time"].startswith("at most about 22 minutes")  # 37 × 30 s + 4 × 60 s
+    assert rows["output"] == f"{directory}/runs/small (new)"
+    within = re.fullmatch(r"(\d+) of 36 \(num_parameters <= 1\.2e\+06\)", rows["within size limits"])
+    assert within is not None
+    assert 0 < int(within[1]) < 36
+
+
+def test_check_counts_steps_and_states_its_assumption(directory):
+    budget = "flash={steps_per_block: 10, pretraining_steps: 2000, batch_size: 8}"
+    result = call("check", "run.yaml", budget, "teacher.vocabulary=null")
+    assert "4 blocks × 10 steps, then 2,000 steps; batch 8, lamb, learning rate 0.0015" in result.stdout
+    assert "Parameter counts assume a vocabulary of 30,522" in result.stdout
+    assert "training time" not in result.stdout
+
+
+def test_check_says_that_an_output_directory_exists(directory):
+    (directory / "there").mkdir()
+    (directory / "there" / "config.yaml").touch()
+    assert "there (exists: " in call("check", "run.yaml", "--output", "there").stdout
+
+
+def test_check_says_that_a_file_is_in_the_way(directory):
+    assert (
+        "run.yaml (a file is in its place; choose another)" in call("check", "run.yaml", "--output", "run.yaml").stdout
+    )
+
+
+def test_check_reports_every_problem(directory):
+    Path("run.yaml").write_text(GOOD.replace("seconds: 30", "secnds: 30") + "sed: 3\n", encoding="utf-8")
+    result = call("check", "run.yaml")
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    first, second = result.stderr.splitlines()
+    assert first.startswith("error: run.yaml:6: flash.secnds: unknown key; did you mean 'seconds'?")
+    assert second.startswith("run.yaml:8: sed: unknown key; did you mean 'seed'?")
+
+
+def test_check_with_limits_that_nothing_satisfies(directory):
+    result = call("check", "run.yaml", 'constraints=["num_parameters <= 1e5"]')
+    assert result.exit_code == 3
+    assert "0 of 36 (num_parameters <= 100000)" in result.stdout
+    assert result.stderr.startswith("error: no architecture of the space satisfies num_parameters <= 100000: they have")
+
+
+def test_check_answers_at_once(directory):
+    code = (
+        "import sys; from flashdistill.cli import app; app(['check', 'run.yaml'], standalone_mode=False)\n"
+        "print(sorted({'torch', 'transformers', 'datasets', 'botorch', 'optuna'} & set(sys.modules)))"
+    )
+    started = time.monotonic()
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert time.monotonic() - started < 3, "0.5 s on an idle machine"
+    assert finished.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (NothingFeasibleError("nothing fits"), 3, "error: nothing fits\n"),
+        (TargetError("no runtime"), 1, "error: no runtime\n"),
+        (KeyboardInterrupt(), 130, "stopped; the same command resumes\n"),
+    ],
+)
+def test_expected_ends_have_no_traceback(directory, pipeline, error, code, message):
+    pipeline.run = raises(error)
+    result = call("run", "run.yaml")
+    assert (result.exit_code, result.stdout) == (code, "")
+    assert result.stderr == message
+
+
+def test_a_bug_shows_its_traceback_and_keeps_it_in_the_log(directory, pipeline):
+    def run(config, progress, until):
+        progress.attach_log(directory / "log.txt")
+        raise KeyError("nonsense")
+
+    pipeline.run = run
+    result = call("run", "run.yaml")
+    assert result.exit_code == 1
+    assert "Traceback" in result.stderr
+    assert f"(also in {directory}/log.txt)" in result.stderr
+    assert result.stderr.endswith("error: unexpected KeyError: 'nonsense'; please report it with the traceback above\n")
+    assert "Traceback" in (directory / "log.txt").read_text(encoding="utf-8")
+
+
+def test_a_missing_configuration(directory):
+    result = call("check", "absent.yaml")
+    assert (result.exit_code, result.stderr) == (2, "error: absent.yaml: there is no such file\n")
+
+
+def test_report_and_dashboard_want_a_run_directory(directory, pipeline):
+    for verb in ("report", "dashboard"):
+        result = call(verb, ".")
+        assert (result.exit_code, result.stderr) == (2, "error: . is not a run directory: it has no config.yaml\n")
+    Path("config.yaml").write_text(GOOD, encoding="utf-8")
+    assert call("report", ".").stdout == "report: runs/small/report.html\n"
+    result = call("dashboard", ".")
+    assert (result.exit_code, result.stderr) == (2, "error: . has no study.db yet; start its search first\n")
+
+
+def fake_dashboard(monkeypatch, served):
+    module: Any = types.ModuleType("optuna_dashboard")
+    module.run_server = lambda storage, host, port: served.append((storage, host, port))
+    storage: Any = types.ModuleType("flashdistill.exploration.storage")
+    storage.sqlite_url = lambda path: f"sqlite:///{path}"
+    storage.open_storage = lambda url: url
+    monkeypatch.setitem(sys.modules, "optuna_dashboard", module)
+    monkeypatch.setitem(sys.modules, "flashdistill.exploration.storage", storage)
+
+
+def test_the_dashboard_serves_this_machine_only(directory, monkeypatch):
+    served = []
+    fake_dashboard(monkeypatch, served)
+    Path("config.yaml").write_text(GOOD, encoding="utf-8")
+    Path("study.db").touch()
+    assert call("dashboard", ".", "--port", "9000").exit_code == 0
+    Path("config.yaml").write_text(GOOD + "search: {storage: 'postgresql://db/studies'}\n", encoding="utf-8")
+    assert call("dashboard", ".").exit_code == 0
+    assert served == [("sqlite:///study.db", "127.0.0.1", 9000), ("postgresql://db/studies", "127.0.0.1", 8080)]
+
+
+def test_a_missing_dashboard_names_the_extra(directory, monkeypatch):
+    fake_dashboard(monkeypatch, [])
+    monkeypatch.setitem(sys.modules, "optuna_dashboard", None)
+    Path("config.yaml").write_text(GOOD, encoding="utf-8")
+    Path("study.db").touch()
+    result = call("dashboard", ".")
+    assert result.exit_code == 2
+    assert "pip install 'flashdistill[dashboard]'" in result.stderr
+
+
+def test_doctor(monkeypatch):
+    found = {
+        "machine": {"cpu_model": "Some CPU", "memory_bytes": 4 * 2**30},
+        "gemm_gflops": 51.23,
+        "memory_gb_per_s": 9.87,
+        "load": 0.5,
+        "stalled_share": None,
+        "stolen_share": 0.02,
+        "free_memory_bytes": 2**30,
+        "warnings": ["it is slow"],
+    }
+    doctor: Any = types.ModuleType("flashdistill.hardware.doctor")
+    doctor.doctor_report = lambda: found
+    monkeypatch.setitem(sys.modules, "flashdistill.hardware.doctor", doctor)
+    assert call("doctor").stdout.splitlines() == [
+        "cpu model                    Some CPU",
+        "memory bytes                 4.0 GiB",
+        "matrix product               51.2 GFLOP/s (float32)",
+        "memory                       9.9 GB/s (one thread)",
+        "free memory                  1.0 GiB",
+        "load                         0.50",
+        "CPU time stolen by the host  2%",
+        "",
+        "warning: it is slow",
+    ]
