@@ -314,7 +314,7 @@ class _Life:
             with tracked(self.progress, "score the teacher"):
                 scores = pretraining_accuracy(teacher_predictor(self.bench.prepared.teacher), batches)
             write_json(path, encode(scores))
-        return decode(dict[str, Measurement], read_json(path))
+        return decode(Mapping[str, Measurement], read_json(path))
 
 
 def _spent(trials: Sequence[Trial], budget: int) -> bool:

@@ -138,7 +138,7 @@ def test_reduced_vocabulary_keeps_rows_and_segmentation(documents: list[str], to
     assert reduced.convert_ids_to_tokens(list(range(250))) == tokenizer.convert_ids_to_tokens(kept.tolist())
     # Under the new numbers, too, the special tokens are what the tokenizer calls them.
     assert reduced.mask_token_id == reduced.get_vocab()["[MASK]"]
-    cls, sep = reduced.convert_tokens_to_ids(["[CLS]", "[SEP]"])
+    cls, sep = (reduced.get_vocab()[token] for token in ("[CLS]", "[SEP]"))
     assert PairTemplate.of(reduced) == PairTemplate((cls,), (sep,), (sep,), 0, 1)
     same = different = 0
     known = set(kept.tolist())

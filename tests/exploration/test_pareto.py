@@ -36,6 +36,10 @@ def test_front_against_brute_force(objectives):
             assert non_dominated(points).tolist() == brute_force(points)
 
 
+def test_no_points_no_front():
+    assert non_dominated(np.empty((0, 2))).tolist() == []
+
+
 def test_directions_are_respected():
     trials = [trial(0, 0.30, 10), trial(1, 0.32, 12), trial(2, 0.31, 12), trial(3, 0.29, 11), trial(4, 0.28, 5)]
     assert [t.number for t in pareto_front(trials, OBJECTIVES)] == [0, 1, 4]

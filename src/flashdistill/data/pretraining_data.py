@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -66,7 +66,6 @@ class PretrainingData:
         self._units = self._make_units(corpus.train)
         # Epochs at a border alternate, so two are kept.
         self._epoch = lru_cache(maxsize=2)(self._make_epoch)
-        self._validation: Epoch | None = None
         self.train_sequences = len(self._epoch(0).plan)
         """Pairs in an epoch. Epochs differ by a percent in what they pack; all are shown as
         this many (the number of the first), so that a step's epoch is known without planning
@@ -95,12 +94,20 @@ class PretrainingData:
 
     def validation_batches(self, batch_size: int) -> Iterator[Batch]:
         """The held-out pairs in a fixed order with fixed masks; the last batch may be smaller."""
-        if self._validation is None:
-            plan = self._plan(self._make_units(self._corpus.validation), "validation")
-            self._validation = self._ordered(plan, "validation")
-        count = min(len(self._validation.plan), self._settings.validation_sequences)
+        count = self.validation_sequences
         for start in range(0, count, batch_size):
-            yield self._assemble([(self._validation, np.arange(start, min(start + batch_size, count)))], slice(None))
+            indices = np.arange(start, min(start + batch_size, count))
+            yield self._assemble([(self._validation_epoch, indices)], slice(None))
+
+    @property
+    def validation_sequences(self) -> int:
+        """How many held-out pairs are scored."""
+        return min(len(self._validation_epoch.plan), self._settings.validation_sequences)
+
+    @cached_property
+    def _validation_epoch(self) -> Epoch:
+        plan = self._plan(self._make_units(self._corpus.validation), "validation")
+        return self._ordered(plan, "validation")
 
     def _make_units(self, documents: Ranges) -> Units:
         return make_units(self._corpus.sentence_offsets, documents, self._max_tokens)

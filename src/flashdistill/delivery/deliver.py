@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import numpy as np
 import onnxruntime
 from transformers import MobileBertForPreTraining, PreTrainedTokenizerFast
 
@@ -75,6 +76,6 @@ def mlm_parity(architecture: str, path: Path, expected: Expected) -> float:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    answers = session.run(None, dict(expected.inputs))
+    answers = [np.asarray(answer) for answer in session.run(None, dict(expected.inputs))]
     check_parity(architecture, answers, expected.outputs)
     return float(max(abs(got - wanted).max() for got, wanted in zip(answers, expected.outputs, strict=True)))

@@ -58,7 +58,7 @@ class Distillation:
         if not self.settings.resolved:
             raise ValueError("the step counts are not resolved; calibrate the budget first")
         self.student = build_student(self.architecture, self.family, derive_seed(self.seed, "student"))
-        self.projection = initialise_from_teacher(self.student, self.signals.teacher.model)
+        self.projection = initialise_from_teacher(self.student, self.signals.teacher, self.signals.sample)
         self.curves: dict[str, LossCurve] = {}
         self._seconds = {"stages": 0.0, "pretraining": 0.0}
 

@@ -108,6 +108,6 @@ class Stage:
             teacher_features, self.adapters["width"](features), token_mask
         )
         if self.losses.attention > 0:
-            pair = self.adapters["heads"](teacher_attention, log_attention)
-            loss = loss + self.losses.attention * attention_loss(*pair, token_mask)
+            of_teacher, of_student = self.adapters["heads"](teacher_attention, log_attention)
+            loss = loss + self.losses.attention * attention_loss(of_teacher, of_student, token_mask)
         return loss

@@ -38,7 +38,7 @@ class DistillationSettings(Section):
     block_learning_rate: float | None = Field(None, gt=0, description="peak in the stages; null: the same")
     weight_decay: float = Field(0.01, ge=0)
     gradient_clip: float = Field(1.0, gt=0, description="global norm")
-    losses: LossSettings = LossSettings()
+    losses: LossSettings = LossSettings.model_validate({})
 
     @model_validator(mode="after")
     def _one_budget(self) -> Self:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import logging
 import zlib
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -25,8 +26,12 @@ from safetensors.torch import save_file
 from flashdistill.core.files import atomic_path, content_key
 from flashdistill.data.batch import Batch
 from flashdistill.data.pretraining_data import PretrainingData
+from flashdistill.models.initialisation import TeacherSample, sample_teacher
 from flashdistill.models.inputs import model_inputs
 from flashdistill.models.teacher import Teacher
+
+SAMPLE_BATCHES = 4
+"""Stage batches that decide on the initial embeddings and head of every student."""
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +60,14 @@ class TeacherSignals:
             content_key(teacher_identity, stage_data.identity, pretraining_data.identity, batch_size),
         )
         self._blocks = list(range(teacher.shape.num_blocks))
+
+    @cached_property
+    def sample(self) -> TeacherSample:
+        """The first stage batches through the teacher, from which students are initialised."""
+        batches = [self.stage_batch(step) for step in range(SAMPLE_BATCHES)]
+        return sample_teacher(
+            self.teacher, [(model_inputs(batch), torch.from_numpy(batch.masked_positions)) for batch in batches]
+        )
 
     def stage_batch(self, step: int) -> Batch:
         return self.stage_data.batch(step, self.batch_size)
@@ -155,5 +168,5 @@ def _checksum(tensors: Mapping[str, torch.Tensor]) -> str:
     value = 0
     for name in sorted(tensors):
         value = zlib.crc32(name.encode(), value)
-        value = zlib.crc32(tensors[name].contiguous().view(torch.uint8).numpy(), value)
+        value = zlib.crc32(tensors[name].contiguous().view(torch.uint8).numpy().tobytes(), value)
     return f"{value:08x}"

@@ -140,8 +140,8 @@ def _draft_of_given(
         tokenizer, kept = _reduced_tokenizer(tokenizer, settings.vocabulary, corpus_settings, cache_root, progress)
     elif len(tokenizer) > source_size:
         raise TeacherError(
-            f"the tokenizer of the teacher {_name(settings)} has {len(tokenizer)} entries, its model only {source_size}; "
-            "they do not belong together"
+            f"the tokenizer of the teacher {_name(settings)} has {len(tokenizer)} entries, its model only "
+            f"{source_size}; they do not belong together"
         )
 
     def make_model(corpus: TokenisedCorpus, data: PretrainingData) -> PreTrainedModel:
@@ -185,7 +185,7 @@ def _draft_of_pretrained(
             num_attention_heads=settings.num_heads,
             intermediate_size=settings.intermediate_size,
             max_position_embeddings=_PRETRAINED_POSITIONS,
-            pad_token_id=tokenizer.pad_token_id,
+            **{"pad_token_id": tokenizer.pad_token_id},  # type: ignore[arg-type]
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(seed, "teacher"))

@@ -58,11 +58,18 @@ def non_dominated(points: np.ndarray) -> np.ndarray:
     Returns:
         int [k].
     """
-    kept: list[int] = []
+    if not len(points):
+        return np.empty(0, dtype=int)
     # Best first: whatever dominates a point precedes it in lexicographic order.
-    for index in np.lexsort((np.arange(len(points)), *-points.T[::-1])):
-        if not kept or not np.any(np.all(points[kept] >= points[index], axis=1)):
-            kept.append(int(index))
+    left = np.lexsort((np.arange(len(points)), *-points.T[::-1]))
+    if points.shape[1] == 2:
+        second = points[left, 1]
+        best_before = np.concatenate([[-np.inf], np.maximum.accumulate(second)[:-1]])
+        return np.sort(left[second > best_before])
+    kept: list[int] = []
+    while len(left):
+        kept.append(int(left[0]))
+        left = left[np.any(points[left] > points[left[0]], axis=1)]
     return np.array(sorted(kept), dtype=int)
 
 

@@ -20,6 +20,7 @@ ENUMERATION_LIMIT = 100_000
 """Spaces up to this many points are handled as a table; larger ones are only sampled."""
 
 _MAX_FRUITLESS_DRAWS = 50_000
+_DRAWS_AT_ONCE = 1024
 
 
 class DesignSpace:
@@ -95,13 +96,15 @@ class DesignSpace:
         seen: set[Architecture] = set()
         fruitless = 0
         while fruitless < _MAX_FRUITLESS_DRAWS and len(seen) < self.size:
-            architecture = _architecture([axis[int(rng.integers(len(axis)))] for axis in self._axes])
-            if architecture in seen:
-                fruitless += 1
-                continue
-            fruitless = 0
-            seen.add(architecture)
-            yield architecture
+            draws = [rng.integers(len(axis), size=_DRAWS_AT_ONCE).tolist() for axis in self._axes]
+            for ranks in zip(*draws, strict=True):
+                architecture = _architecture([axis[rank] for axis, rank in zip(self._axes, ranks, strict=True)])
+                if architecture in seen:
+                    fruitless += 1
+                    continue
+                fruitless = 0
+                seen.add(architecture)
+                yield architecture
 
     def sample(self, count: int, rng: np.random.Generator, exclude: Iterable[Architecture] = ()) -> list[Architecture]:
         """Up to ``count`` distinct random architectures outside ``exclude``; fewer if there are no more."""

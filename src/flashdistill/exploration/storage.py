@@ -83,7 +83,7 @@ def as_user_errors(url: str) -> Iterator[None]:
     try:
         yield
     except (ImportError, NoSuchModuleError) as error:
-        message = f"the study's storage {_shown(url)} needs a database driver that is not installed: {error}"
+        message = f"the study's storage {shown_url(url)} needs a database driver that is not installed: {error}"
         raise RunDirectoryError(message) from error
     except (SQLAlchemyError, StorageInternalError, sqlite3.Error) as error:
         raise RunDirectoryError(_explain(url, error)) from error
@@ -95,12 +95,12 @@ def _explain(url: str, error: Exception) -> str:
         cause = cause.__cause__
     first_line = str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__
     return (
-        f"cannot use the study's storage {_shown(url)}: {first_line}; check that it exists, can be written, "
+        f"cannot use the study's storage {shown_url(url)}: {first_line}; check that it exists, can be written, "
         f"and has free space; if it is damaged, {_ADVICE}"
     )
 
 
-def _shown(url: str) -> str:
+def shown_url(url: str) -> str:
     """The URL without its password."""
     try:
         return make_url(url).render_as_string(hide_password=True)

@@ -24,7 +24,7 @@ from flashdistill.core.measurement import Constraint, Goal, Objective
 from flashdistill.core.trial import Trial, TrialState
 from flashdistill.exploration.constraints import excess
 from flashdistill.exploration.records import decode_measurements, encode_measurements, refuse_non_finite
-from flashdistill.exploration.storage import as_user_errors, check_before_opening, open_storage
+from flashdistill.exploration.storage import as_user_errors, check_before_opening, open_storage, shown_url
 
 _TO_OPTUNA = {
     TrialState.COMPLETE: OptunaState.COMPLETE,
@@ -101,8 +101,9 @@ class Study:
             count = len(study.get_trials(deepcopy=False))
         if count < expected_trials:
             raise RunDirectoryError(
-                f"study {name!r} in {url} has {count} trials, but this run has started {expected_trials}: the "
-                "database was cut or replaced; restore it from a backup, or start again in a new output directory"
+                f"study {name!r} in {shown_url(url)} has {count} trials, but this run has started "
+                f"{expected_trials}: the database was cut or replaced; restore it from a backup, "
+                "or start again in a new output directory"
             )
         return cls(study, storage, url, objectives, factors, constraints)
 
@@ -221,8 +222,8 @@ def _load_or_create(
     if name not in optuna.get_all_study_names(storage):
         if expected_trials:
             raise RunDirectoryError(
-                f"{url} has no study {name!r}, but this run has started {expected_trials} trials in it; restore the "
-                "database from a backup, or start again in a new output directory"
+                f"{shown_url(url)} has no study {name!r}, but this run has started {expected_trials} trials in it; "
+                "restore the database from a backup, or start again in a new output directory"
             )
         study = optuna.create_study(storage=storage, sampler=sampler, study_name=name, directions=directions)
         study.set_metric_names(metrics)
@@ -234,7 +235,8 @@ def _load_or_create(
     if stored != directions or names != metrics:
         found = ", ".join(f"{goal} {metric}" for goal, metric in zip(stored, names, strict=False))
         raise RunDirectoryError(
-            f"study {name!r} in {url} is a search to {found}; use another name or output directory for other objectives"
+            f"study {name!r} in {shown_url(url)} is a search to {found}; "
+            "use another name or output directory for other objectives"
         )
     study.set_metric_names(metrics)
     return study

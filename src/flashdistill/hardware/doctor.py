@@ -13,7 +13,6 @@ from flashdistill.hardware.machine import Contention, Facts, allowed_cpus, conte
 
 _GEMM_SIZE = 1024
 _TRIAD_ELEMENTS = 8_000_000
-_SECONDS_PER_PEAK = 0.5
 
 
 def doctor_report() -> dict[str, Any]:
@@ -39,14 +38,14 @@ def doctor_report() -> dict[str, Any]:
     }
 
 
-def gemm_gflops(size: int = _GEMM_SIZE, seconds: float = _SECONDS_PER_PEAK) -> float:
+def gemm_gflops(size: int = _GEMM_SIZE, seconds: float = 0.5) -> float:
     """Best rate of a float32 matrix product in 10⁹ operations per second; 2·size³ operations each."""
     left = np.ones((size, size), dtype=np.float32)
     right, out = left.copy(), np.empty_like(left)
     return 2 * size**3 / _best_seconds(lambda: np.matmul(left, right, out=out), seconds) / 1e9
 
 
-def triad_gb_per_s(elements: int = _TRIAD_ELEMENTS, seconds: float = _SECONDS_PER_PEAK) -> float:
+def triad_gb_per_s(elements: int = _TRIAD_ELEMENTS, seconds: float = 0.5) -> float:
     """Best rate of ``a = b + s·c`` in 10⁹ bytes per second.
 
     NumPy makes two passes of it, ``a = s·c`` and ``a = a + b``: five arrays of float32 are read

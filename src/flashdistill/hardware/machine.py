@@ -57,6 +57,7 @@ def fingerprint() -> Facts:
         **hardware,
         "cpus_allowed": ",".join(map(str, allowed_cpus())),
         "memory_bytes": psutil.virtual_memory().total,
+        "huge_pages": huge_pages(),
         "system": platform.system(),
         "kernel": platform.release(),
         "python": platform.python_version(),
@@ -85,6 +86,15 @@ def instruction_sets() -> list[str]:
     """The vector and matrix extensions that decide how fast a model is, sorted."""
     present = set((_cpuinfo("flags") or _cpuinfo("Features")).split())
     return sorted(present.intersection(_INSTRUCTIONS))
+
+
+def huge_pages() -> str:
+    """The kernel's mode of transparent huge pages: ``always``, ``madvise``, ``never`` or ``unknown``."""
+    try:
+        modes = Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text(encoding="ascii")
+    except OSError:
+        return "unknown"
+    return modes.partition("[")[2].partition("]")[0] or "unknown"
 
 
 def allowed_cpus() -> list[int]:

@@ -37,7 +37,7 @@ MIN_PASSES_IN_HASTE = 4
 """Passes that are made even where they take longer than the budget."""
 
 ROUNDS_PER_PASS = 4
-"""At least; more where starting the processes takes longer, so that timing is half of the time."""
+"""At least. Fast models get more: half of the time goes into timing, the rest into starting."""
 
 _CALLS_PER_BLOCK = (3, 2000)
 _SETTLING_CALLS = 4
@@ -201,7 +201,8 @@ def compare(
             candidate.begin_pass(candidate_model)
             reference.begin_pass(reference_model)
             ready_after = time.monotonic() - start
-            rounds, repeated = _one_pass(candidate, reference, candidate_first, ready_after, patience)
+            timing = min(ready_after, settings.seconds / (2 * MIN_PASSES))
+            rounds, repeated = _one_pass(candidate, reference, candidate_first, timing, patience)
         passes.append(rounds)
         interrupted += repeated
         candidate_first = not candidate_first

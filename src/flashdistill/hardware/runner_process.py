@@ -22,6 +22,14 @@ from flashdistill.hardware.statistics import Block
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _ANSWER_SECONDS = 600.0
 
+STEADY_MEMORY = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+"""Asks the C library for huge pages, where the kernel offers them (``madvise`` or ``always``).
+
+Spread over thousands of small pages, a model's weights fall into the caches differently in every
+process, and its speed varies with that. In huge pages it varies by much less. Resident memory is
+rounded up, so memory is measured without this.
+"""
+
 
 class RunnerDiedError(Exception):
     """The process ended or stopped answering; says how, with the last words of its log."""
@@ -38,14 +46,22 @@ class RunnerProcess:
         cpus: the CPUs to pin it to.
         directory: where its log and its arrays go; must exist.
         role: names its files and appears in messages (``candidate``, ``reference``).
+        variables: added to the environment of the process.
     """
 
-    def __init__(self, settings: TargetSettings, cpus: Sequence[int], directory: Path, role: str):
+    def __init__(
+        self,
+        settings: TargetSettings,
+        cpus: Sequence[int],
+        directory: Path,
+        role: str,
+        variables: Mapping[str, str] | None = None,
+    ):
         self.role = role
         self._log_path = directory / f"runner-{role}.log"
         self._arrays = directory / f"runner-{role}"
         arguments = json.dumps({"settings": settings.model_dump(mode="json"), "cpus": list(cpus)})
-        environment = os.environ | dict.fromkeys(_THREAD_VARIABLES, str(settings.threads))
+        environment = os.environ | dict.fromkeys(_THREAD_VARIABLES, str(settings.threads)) | dict(variables or {})
         with self._log_path.open("wb") as log:
             # -P: a file of the user's that is called numpy.py must not be imported. A session of
             # its own: Ctrl-C reaches the coordinator, which ends its runners in good order.

@@ -2,9 +2,9 @@
 
 A candidate's latency is *ratio × the reference's latency*. The ratio is measured anew for every
 candidate; the reference's latency is taken from the study's first measurement and kept in a file,
-from which a resumed run reads it. Latencies of
-one study are therefore comparable with each other, however the machine's mood changes between
-the first trial and the last, or between a run and its resumption.
+from which a resumed run reads it. Latencies of one study are therefore comparable with each
+other, however the machine's mood changes between the first trial and the last, or between a run
+and its resumption.
 
 Which clock: where one CPU thread does the work, the ratio is taken from CPU time. Pinned and
 undisturbed, CPU time and wall time of such a process are the same number, but a task that takes
@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any, Self
 
 from flashdistill.core.errors import TargetError
-from flashdistill.core.files import read_json, write_json
 from flashdistill.core.measurement import METRICS, Measurement
 from flashdistill.core.progress import Progress, Silent
 from flashdistill.core.seeds import derive_seed
@@ -34,7 +33,8 @@ from flashdistill.hardware.device_lock import device_lock
 from flashdistill.hardware.machine import choose_cpus, fingerprint
 from flashdistill.hardware.parity import Expected, check_parity
 from flashdistill.hardware.protocol import Comparison, Timer, compare
-from flashdistill.hardware.runner_process import RunnerDiedError, RunnerProcess
+from flashdistill.hardware.reference import ReferenceLatency
+from flashdistill.hardware.runner_process import STEADY_MEMORY, RunnerDiedError, RunnerProcess
 from flashdistill.hardware.settings import TargetSettings
 from flashdistill.hardware.statistics import Clock, percentiles
 
@@ -58,8 +58,8 @@ class _Checked:
 class MeasurementSession:
     """Measures candidates on the target, each against the same reference.
 
-    The reference's latency is fixed by the first measurement, which is the baseline's against
-    itself: a null test, whose ratio should be one.
+    The first measurement fixes the reference's latency. Let it be the baseline's: measured
+    against itself it is a null test, whose ratio should be one.
 
     Args:
         settings: the target.
@@ -85,12 +85,13 @@ class MeasurementSession:
         self.cpus = choose_cpus(settings.threads)
         self.machine = fingerprint()
         self._reference_artifact = Path(reference_artifact)
-        self._directory = Path(work_directory)
         self._seed = seed
         self._progress = progress or Silent()
         self._cache = cache
-        self._scratch = self._directory / "scratch"
-        self._reference_ms: float | None = None
+        self._scratch = Path(work_directory, "scratch")
+        self._reference = ReferenceLatency(
+            Path(work_directory, "reference.json"), settings, self._reference_artifact, self.machine
+        )
 
     def measure(
         self, name: str, artifact: Path, expected: Expected, *, final: bool = False, key: str | None = None
@@ -114,6 +115,8 @@ class MeasurementSession:
                 with ``export:``); its process died twice; the study's reference was measured on
                 another machine or target.
         """
+        shape = (self.settings.batch_size, self.settings.sequence_length)
+        assert all(value.shape == shape for value in expected.inputs.values()), "inputs of another shape"
         with device_lock(self.settings.device, self._progress):
             try:
                 measured = self._measure(name, artifact, expected, final)
@@ -143,7 +146,7 @@ class MeasurementSession:
             return None
         now = self.reference_ms
         if now is None:
-            self._keep_reference(then, {"adopted_from": key})
+            self._reference.keep(then, {"adopted_from": key})
             now = then
         scale = now / then
         stored["latency_ms"] = dataclasses.replace(
@@ -161,11 +164,7 @@ class MeasurementSession:
         Raises:
             TargetError: it was measured on another machine, runtime or model.
         """
-        if self._reference_ms is None and self._reference_path.exists():
-            stored = read_json(self._reference_path)
-            self._check_identity(stored["identity"])
-            self._reference_ms = float(stored["latency_ms"])
-        return self._reference_ms
+        return self._reference.milliseconds
 
     def close(self) -> None:
         """Delete the scratch files; no process outlives a call of `measure`."""
@@ -197,7 +196,7 @@ class MeasurementSession:
         reference_ms = self.reference_ms
         if reference_ms is None:
             reference_ms = now.mean
-            self._keep_reference(now.mean, {"stderr_ms": now.stderr, "passes": now.samples, "clock": clock})
+            self._reference.keep(now.mean, {"stderr_ms": now.stderr, "passes": now.samples, "clock": clock})
         environment = self._environment(checked.description)
         details = {
             **_ratio_details(comparison, candidate, clock),
@@ -232,7 +231,10 @@ class MeasurementSession:
     @contextmanager
     def _pair(self, artifact: Path, expected: Expected) -> Iterator[tuple[RunnerProcess, RunnerProcess]]:
         """The candidate and the reference in new processes, started side by side."""
-        with self._runner("candidate") as candidate, self._runner("reference") as reference:
+        with (
+            self._runner("candidate", STEADY_MEMORY) as candidate,
+            self._runner("reference", STEADY_MEMORY) as reference,
+        ):
             candidate.wait_until_ready()
             reference.wait_until_ready()
             for runner, model in ((candidate, artifact), (reference, self._reference_artifact)):
@@ -240,9 +242,9 @@ class MeasurementSession:
                 runner.infer(expected.inputs)
             yield candidate, reference
 
-    def _runner(self, role: str) -> RunnerProcess:
+    def _runner(self, role: str, variables: Mapping[str, str] | None = None) -> RunnerProcess:
         self._scratch.mkdir(parents=True, exist_ok=True)
-        return RunnerProcess(self.settings, self.cpus, self._scratch, role)
+        return RunnerProcess(self.settings, self.cpus, self._scratch, role, variables)
 
     def _tolerance(self, final: bool) -> float:
         precision = self.settings.measurement
@@ -257,41 +259,6 @@ class MeasurementSession:
             "sequence_length": self.settings.sequence_length,
             "pinned_cpus": ",".join(map(str, self.cpus)),
         }
-
-    def _tolerance(self, final: bool) -> float:
-        precision = self.settings.measurement
-        return precision.final_tolerance if final else precision.tolerance
-
-    @property
-    def _reference_path(self) -> Path:
-        return self._directory / "reference.json"
-
-    def _keep_reference(self, latency_ms: float, facts: Mapping[str, object]) -> None:
-        write_json(self._reference_path, {"latency_ms": latency_ms, **facts, "identity": self._identity()})
-        self._reference_ms = latency_ms
-
-    def _identity(self) -> Facts:
-        """What the reference's latency depends on; the graph, not the weights, hence the size."""
-        settings = self.settings.model_dump(mode="json", exclude={"measurement"})
-        return {
-            **settings,
-            "runtime_version": self.machine.get(self.settings.runtime, ""),
-            "machine_id": self.machine["machine_id"],
-            "cpu_model": self.machine["cpu_model"],
-            "artifact_bytes": artifact_bytes(self._reference_artifact),
-        }
-
-    def _check_identity(self, stored: Mapping[str, object]) -> None:
-        changed = [
-            f"{field} was {stored.get(field)}, is {value}"
-            for field, value in self._identity().items()
-            if stored.get(field) != value
-        ]
-        if changed:
-            raise TargetError(
-                f"the latencies of this study refer to a reference that was measured elsewhere "
-                f"({self._reference_path}): {'; '.join(changed)}. Resume where the study began, or start a new one"
-            )
 
 
 def _ratio_details(comparison: Comparison, candidate: Timer, clock: Clock) -> Facts:

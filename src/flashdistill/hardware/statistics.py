@@ -91,7 +91,8 @@ def trimmed_mean(values: Sequence[float] | NDArray[np.float64], share: float = T
     if count < 2:
         return Estimate(mean, math.inf, math.inf, count)
     winsorized = np.clip(ordered, kept[0], kept[-1])
-    stderr = float(winsorized.std(ddof=1)) * math.sqrt(count) / len(kept)
+    squares = float(((winsorized - winsorized.mean()) ** 2).sum())
+    stderr = math.sqrt(squares / (len(kept) * (len(kept) - 1)))
     return Estimate(mean, stderr, student_t_95(len(kept) - 1) * stderr, count)
 
 

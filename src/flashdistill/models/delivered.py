@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from transformers import MobileBertConfig, MobileBertForPreTraining, PreTrainedTokenizerFast
 
-from flashdistill.models.students import STUDENT_CLASSES
+from flashdistill.models.students import STUDENT_CLASSES, no_empty_tensor_warning
 
 
 def save_student(student: MobileBertForPreTraining, tokenizer: PreTrainedTokenizerFast, directory: Path) -> None:
@@ -24,7 +24,8 @@ def load_student(directory: Path | str) -> MobileBertForPreTraining:
     """
     config = MobileBertConfig.from_pretrained(str(directory))
     template = "mobilebert" if config.key_query_shared_bottleneck else "autodistill"
-    model = STUDENT_CLASSES[template].from_pretrained(
-        str(directory), config=config, local_files_only=True, use_safetensors=True, dtype=torch.float32
-    )
+    with no_empty_tensor_warning():
+        model = STUDENT_CLASSES[template].from_pretrained(
+            str(directory), config=config, local_files_only=True, use_safetensors=True, dtype=torch.float32
+        )
     return model.eval()

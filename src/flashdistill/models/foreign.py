@@ -20,6 +20,7 @@ from flashdistill.models.settings import WheelModel
 
 WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
+HUB_FILES = ["*.json", "*.txt", "*.model", "*.safetensors", "*.md"]
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -69,7 +70,7 @@ def check_directory(directory: Path) -> None:
 def _hub_snapshot(model: str) -> Path:
     try:
         directory = Path(
-            snapshot_download(model, allow_patterns=["*.json", "*.txt", "*.model", "*.safetensors", "*.md"])
+            snapshot_download(model, allow_patterns=HUB_FILES)
         )
     except (OSError, ValueError, HfHubHTTPError) as error:
         raise TeacherError(

@@ -1,52 +1,142 @@
 """What a student takes over from its teacher before any training.
 
-The embedding table is resampled along its principal directions: one orthonormal projection from
-the teacher's width to the student's, shared by the table, the positions, the segment types and
-the masked-LM head, so that the student's feature maps begin in one frame of reference.
+The student's feature maps begin in a frame of reference of their own: a projection of the
+teacher's onto the principal directions of its embedding output. Into this frame
 
-Shapes: V vocabulary, N teacher width, h student hidden size, e student embedding size.
+- the embedding table is resampled along *its* principal directions, and the layers behind it
+  (trigram transform, positions, segment types) are fitted by least squares to the teacher's
+  embedding output;
+- the masked-LM head is resampled along the same directions as the table it is tied to, and its
+  norm gives what the teacher's head feeds its own decoder, in mean and variance.
+
+Nothing here depends on the teacher's family. Blocks begin with random weights.
+
+Shapes: T tokens, V vocabulary, N teacher width, h student hidden size, e student embedding size.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import MobileBertForPreTraining, PreTrainedModel
+from transformers import MobileBertForPreTraining
+
+from flashdistill.models.inputs import Inputs
+from flashdistill.models.teacher import Teacher
+
+RIDGE = 1e-3
+"""Of the least squares, relative to the mean square of the inputs."""
 
 
-def principal_projection(table: torch.Tensor, width: int) -> torch.Tensor:
-    """The projection [N, width] onto the principal directions of a table [V, N], largest first.
+@dataclass(frozen=True)
+class TeacherSample:
+    """What the teacher makes of a few batches, seen before any training.
 
-    Its columns are orthonormal; where ``width`` exceeds N the further columns are zero.
+    Attributes:
+        inputs: the batches.
+        embeddings: [T, N], the embedding output at every token of the batches.
+        decoder_inputs: [M, N_d], what the head feeds its decoder at masked tokens.
     """
-    table = table.detach().double()
-    _, vectors = torch.linalg.eigh(table.T @ table)
+
+    inputs: Sequence[Inputs]
+    embeddings: torch.Tensor
+    decoder_inputs: torch.Tensor
+
+
+@torch.no_grad()
+def sample_teacher(teacher: Teacher, batches: Sequence[tuple[Inputs, torch.Tensor]]) -> TeacherSample:
+    """Run the teacher on batches given as inputs and masked positions [M]."""
+    captured: list[torch.Tensor] = []
+    decoder: Any = teacher.model.get_output_embeddings()
+    hook = decoder.register_forward_pre_hook(lambda _, args: captured.append(args[0].flatten(0, -2)))
+    try:
+        for inputs, positions in batches:
+            teacher.mlm_logits(teacher.masked_features(inputs, positions))
+    finally:
+        hook.remove()
+    embeddings = [teacher.embedding_output(inputs).flatten(0, 1) for inputs, _ in batches]
+    # MobileBERT's head does not call its decoder as a layer; then nothing is known of its inputs.
+    decoder_inputs = torch.cat(captured) if captured else torch.empty(0, 0)
+    return TeacherSample([inputs for inputs, _ in batches], torch.cat(embeddings), decoder_inputs)
+
+
+def principal_directions(rows: torch.Tensor, count: int) -> torch.Tensor:
+    """The projection [N, count] onto the principal directions of rows [T, N], largest first.
+
+    Its columns are orthonormal; where ``count`` exceeds N the further columns are zero.
+    """
+    rows = rows.detach().double()
+    _, vectors = torch.linalg.eigh(rows.T @ rows)
     directions = vectors.flip(1)
     # An eigenvector's sign is arbitrary; fix it so that every machine gets the same student.
     largest = directions.abs().argmax(0)
     directions = directions * directions.gather(0, largest[None]).sign()
-    projection = torch.zeros(table.shape[1], width, dtype=torch.double)
-    kept = min(width, table.shape[1])
+    projection = torch.zeros(rows.shape[1], count, dtype=torch.double)
+    kept = min(count, rows.shape[1])
     projection[:, :kept] = directions[:, :kept]
     return projection.float()
 
 
 @torch.no_grad()
-def initialise_from_teacher(student: MobileBertForPreTraining, teacher: PreTrainedModel) -> torch.Tensor:
-    """Copy the teacher's embeddings and masked-LM head into the student, resampled to its widths.
-
-    Blocks, pooler and next-sentence head keep their random weights.
+def initialise_from_teacher(student: MobileBertForPreTraining, teacher: Teacher, sample: TeacherSample) -> torch.Tensor:
+    """Resample the teacher's embeddings and masked-LM head into the student.
 
     Returns:
-        The projection [N, h] that was used; width adapters start from it.
+        The frame of the student's feature maps, [N, h] with orthonormal columns: width adapters
+        start from it.
     """
-    teacher_embeddings: Any = teacher.get_input_embeddings()
-    words: torch.Tensor = teacher_embeddings.weight
-    embeddings: Any = student.mobilebert.embeddings
-    hidden_size, embedding_size = embeddings.hidden_size, embeddings.embedding_size
-    projection = principal_projection(words, hidden_size)
-    resampled = words @ projection
-    scale = student.config.initializer_range / resampled[:, :embedding_size].std()
-    embeddings.word_embeddings.weight.copy_(resampled[:, :embedding_size] * scale)
-    return projection
+    frame = principal_directions(sample.embeddings, int(student.config.hidden_size))
+    _resample_head(student, teacher.model.get_output_embeddings(), sample.decoder_inputs)
+    _fit_embeddings(student.mobilebert.embeddings, sample, frame)
+    return frame
+
+
+def _resample_head(student: MobileBertForPreTraining, decoder: Any, decoder_inputs: torch.Tensor) -> None:
+    """The table (tied to the decoder), the rest of the decoder and the norm in front of it."""
+    head: Any = student.cls.predictions
+    embedding_size = int(student.config.embedding_size)
+    directions = principal_directions(decoder.weight, int(student.config.hidden_size))
+    rows = decoder.weight @ directions
+    # Rows of the size that students usually start with; the norm makes up for it.
+    scale = student.config.initializer_range / rows[:, :embedding_size].std()
+    head.decoder.weight.copy_(rows[:, :embedding_size] * scale)
+    head.dense.weight.copy_(rows[:, embedding_size:].T * scale)
+    if decoder.bias is not None:
+        head.decoder.bias.copy_(decoder.bias)
+    if len(decoder_inputs) > 1:
+        features = decoder_inputs @ directions
+        head.transform.LayerNorm.weight.copy_(features.std(0) / scale)
+        head.transform.LayerNorm.bias.copy_(features.mean(0) / scale)
+
+
+def _fit_embeddings(embeddings: Any, sample: TeacherSample, frame: torch.Tensor) -> None:
+    """Least squares from the token's own row to the teacher's embedding output; the rest by position and type."""
+    tokens = torch.cat([inputs["input_ids"].flatten() for inputs in sample.inputs])
+    types = torch.cat([inputs["token_type_ids"].flatten() for inputs in sample.inputs])
+    positions = torch.cat([torch.arange(i["input_ids"].numel()) % i["input_ids"].shape[1] for i in sample.inputs])
+    rows = embeddings.word_embeddings(tokens)
+    size = rows.shape[1]
+    rows = torch.cat([rows, torch.ones(len(rows), 1)], dim=1)
+    gram = rows.T @ rows
+    gram += RIDGE * gram.diagonal().mean() * torch.eye(len(gram))
+    wanted = sample.embeddings @ frame
+    solution = torch.linalg.solve(gram, rows.T @ wanted)
+    residual = wanted - rows @ solution
+    # The trigram is (next, own, previous): only the token's own row is used to begin with.
+    transformation = embeddings.embedding_transformation
+    transformation.weight.zero_()
+    transformation.weight[:, size : 2 * size] = solution[:-1].T
+    transformation.bias.copy_(solution[-1])
+    for table, indices in ((embeddings.position_embeddings, positions), (embeddings.token_type_embeddings, types)):
+        means = _group_means(residual, indices, len(table.weight))
+        table.weight.copy_(means)
+        residual = residual - means[indices]
+
+
+def _group_means(values: torch.Tensor, groups: torch.Tensor, num_groups: int) -> torch.Tensor:
+    """[T, h] values in groups [T] → their means [num_groups, h]; zero for an empty group."""
+    sums = torch.zeros(num_groups, values.shape[1]).index_add_(0, groups, values)
+    counts = torch.bincount(groups, minlength=num_groups).clamp_min(1)
+    return sums / counts[:, None]

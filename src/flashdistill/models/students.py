@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -30,6 +33,14 @@ class AutoDistillForPreTraining(MobileBertForPreTraining):
 
 
 STUDENT_CLASSES = {"mobilebert": MobileBertForPreTraining, "autodistill": AutoDistillForPreTraining}
+
+
+@contextmanager
+def no_empty_tensor_warning() -> Iterator[None]:
+    """Silence torch where the MLM head extends the embedding table by no columns (hidden = embedding size)."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Initializing zero-element tensors is a no-op")
+        yield
 
 
 def student_config(architecture: Architecture, family: StudentFamily) -> MobileBertConfig:
@@ -68,7 +79,7 @@ def build_student(architecture: Architecture, family: StudentFamily, seed: int) 
         raise ValueError(f"{architecture}: {problem}")
     if family.template not in STUDENT_CLASSES:
         raise ValueError(f"unknown template {family.template!r}; allowed: {', '.join(STUDENT_CLASSES)}")
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), no_empty_tensor_warning():
         torch.manual_seed(seed % 2**63)
         model = STUDENT_CLASSES[family.template](student_config(architecture, family))
     return model.eval()

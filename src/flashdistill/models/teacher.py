@@ -64,6 +64,11 @@ class Teacher:
         return [output.hidden_states[block + 1] for block in blocks], [output.attentions[block] for block in blocks]
 
     @torch.no_grad()
+    def embedding_output(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """What enters the first block, [B, S, N]."""
+        return self.body(**self._accepted(inputs), output_hidden_states=True).hidden_states[0]
+
+    @torch.no_grad()
     def masked_features(self, inputs: dict[str, torch.Tensor], positions: torch.Tensor) -> torch.Tensor:
         """The last feature map at the masked tokens, [M, N].
 

@@ -13,7 +13,9 @@ from flashdistill.core.errors import InputError
 from flashdistill.training.settings import OptimizerName
 
 ADAM_BETAS = (0.9, 0.999)
-EPSILON = 1e-6
+LAMB_EPSILON = 1e-6
+ADAMW_EPSILON = 1e-8
+"""Small, because the gradients of a student's queries and keys begin far below 1e-6."""
 
 
 def is_decayed(parameter: nn.Parameter) -> bool:
@@ -38,13 +40,13 @@ def build_optimizer(
     ]
     if name == "adamw":
         groups = [group for group in groups if group["params"]]
-        return torch.optim.AdamW(groups, lr=learning_rate, betas=ADAM_BETAS, eps=EPSILON, fused=True)
+        return torch.optim.AdamW(groups, lr=learning_rate, betas=ADAM_BETAS, eps=ADAMW_EPSILON, fused=True)
     lamb: Any = _lamb_class()
     for group, without_trust_ratio in zip(groups, (False, True), strict=True):
         group["adam"] = without_trust_ratio
     groups = [group for group in groups if group["params"]]
     # Decay inside the update, before the trust ratio, as LAMB was published.
-    return lamb(groups, lr=learning_rate, betas=ADAM_BETAS, eps=EPSILON, weight_decouple=False)
+    return lamb(groups, lr=learning_rate, betas=ADAM_BETAS, eps=LAMB_EPSILON, weight_decouple=False)
 
 
 def require_optimizer(name: OptimizerName) -> None:

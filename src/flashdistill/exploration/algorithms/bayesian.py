@@ -3,8 +3,7 @@
 First a space-filling design, until the objectives have enough observations for a model (three:
 larger designs were slower to find students that beat the baseline). Then Gaussian processes
 predict every metric, and the architecture with the best acquisition value among all that remain
-is proposed (among a large
-sample with local search, where the space is too large to enumerate).
+is proposed; among a large sample with local search, where the space is too large to enumerate.
 
 Shape legend: N candidates, m objectives, k points of the current front, d features.
 """
@@ -41,22 +40,22 @@ class BayesianSearch(Algorithm):
     """
 
     def suggest(self, space: DesignSpace, trials: Sequence[Trial], count: int, seed: int) -> list[Architecture]:
-        pool = self._pool(space, trials, seed)
-        if count <= 0 or not pool:
+        if count <= 0:
             return []
+        pool = Candidates.of(space, self._pool(space, trials, seed))
         if space.enumerable and len(pool) <= count:
-            return pool
+            return list(pool.architectures)
         metrics = [item.metric for item in (*self.problem.objectives, *self.problem.constraints)]
         surrogates = Surrogates.fit(space, trials, metrics, derive_seed("bayesian search", seed))
         chosen: list[Architecture] = []
-        while pool and len(chosen) < count:
-            promise = Promise(self.problem, space, surrogates, trials, chosen)
+        while len(pool) and len(chosen) < count:
+            promise = Promise(self.problem, space, surrogates, trials, chosen, pool)
             if promise.ready:
-                best = self._most_promising(promise, space, trials, pool)
+                best = self._most_promising(promise, space, trials, chosen, pool)
             else:
                 best = _farthest(promise, space, trials, chosen, pool, seed)
             chosen.append(best)
-            pool = [architecture for architecture in pool if architecture != best]
+            pool = pool.without(best)
         return chosen
 
     def _pool(self, space: DesignSpace, trials: Sequence[Trial], seed: int) -> list[Architecture]:
@@ -74,23 +73,26 @@ class BayesianSearch(Algorithm):
         return list(dict.fromkeys(pool))
 
     def _most_promising(
-        self, promise: Promise, space: DesignSpace, trials: Sequence[Trial], pool: Sequence[Architecture]
+        self,
+        promise: Promise,
+        space: DesignSpace,
+        trials: Sequence[Trial],
+        chosen: Sequence[Architecture],
+        pool: Candidates,
     ) -> Architecture:
-        scores = promise.scores(Candidates.of(space, pool))
+        scores = promise.scores(pool)
         if space.enumerable:
-            return pool[int(np.argmax(scores))]
-        start = [pool[index] for index in np.argsort(-scores, kind="stable")[:_CLIMBERS]]
+            return pool.architectures[int(np.argmax(scores))]
 
         def score(architectures: Sequence[Architecture]) -> np.ndarray:
             return promise.scores(Candidates.of(space, architectures))
 
-        taken = {trial.architecture for trial in trials} | set(promise.chosen)
-
         def reachable(architecture: Architecture) -> list[Architecture]:
             near = untried(space, self.problem, trials, space.neighbours(architecture))
-            return [other for other in near if other not in taken]
+            return [other for other in near if other not in chosen]
 
-        return _climb(start, score, reachable)
+        start = np.argsort(-scores, kind="stable")[:_CLIMBERS]
+        return _climb([pool.architectures[index] for index in start], score, reachable)
 
 
 def _farthest(
@@ -98,7 +100,7 @@ def _farthest(
     space: DesignSpace,
     trials: Sequence[Trial],
     chosen: Sequence[Architecture],
-    pool: Sequence[Architecture],
+    pool: Candidates,
     seed: int,
 ) -> Architecture:
     """The point of the pool that is farthest from all tried ones: a greedy maximin design.
@@ -106,17 +108,16 @@ def _farthest(
     The distance is weighed with the probability of satisfying the constraints, once latencies
     are known well enough to tell. Ties are broken at random.
     """
-    candidates = Candidates.of(space, pool)
     tried = space.encode([*(trial.architecture for trial in trials), *chosen])
     rng = generator("space-filling design", seed, len(tried))
+    if not len(tried):
+        return pool.architectures[int(rng.integers(len(pool)))]
     distance = np.full(len(pool), np.inf)
     for point in tried:
-        np.minimum(distance, np.square(candidates.features - point).sum(axis=1), out=distance)
-    if not len(tried):
-        return pool[int(rng.integers(len(pool)))]
-    worth = np.sqrt(distance) * np.exp(promise.log_feasibility(candidates))
+        np.minimum(distance, np.square(pool.features - point).sum(axis=1), out=distance)
+    worth = np.sqrt(distance) * np.exp(promise.log_feasibility(pool))
     best = np.flatnonzero(worth >= worth.max() - 1e-9)
-    return pool[int(rng.choice(best))]
+    return pool.architectures[int(rng.choice(best))]
 
 
 def _climb(

@@ -36,7 +36,13 @@ class Promise:
     likely to beat the baseline, ``beat-baseline`` maps the front too.
 
     The current front consists of predictions for the trained architectures, not of their noisy
-    results: otherwise one lucky result would hide what is truly as good.
+    results: otherwise one lucky result would hide what is truly as good. The hypervolume's
+    reference point lies below the front that the models predict for the whole space: below the
+    observed front, which has few points at first, it would let the search cling to the part of
+    the front that it found by chance.
+
+    Attributes:
+        ready: whether all objectives can be predicted; without, there are no scores.
     """
 
     def __init__(
@@ -46,12 +52,13 @@ class Promise:
         surrogates: Surrogates,
         trials: Sequence[Trial],
         chosen: Sequence[Architecture],
+        pool: Candidates,
     ):
         """
         Args:
             chosen: architectures of this call, pending like the trials of that state.
+            pool: what may be proposed; it stands for the whole space.
         """
-        self.chosen = tuple(chosen)
         self._problem = problem
         self._objectives = problem.objectives
         self._baseline = next((t for t in trials if t.architecture == problem.baseline), None)
@@ -61,27 +68,36 @@ class Promise:
         expected = [a for a in (*pending, *chosen) if space.comparable(a)]
         self._surrogates = surrogates.assuming(Candidates.of(space, expected)) if expected else surrogates
         if self.ready:
-            self._observed = self._observed_values(space, complete, expected)
+            self._prepare(space, complete, expected, pool)
+
+    def _prepare(
+        self, space: DesignSpace, complete: Sequence[Trial], expected: Sequence[Architecture], pool: Candidates
+    ) -> None:
+        """Fix what all candidates are compared with: the bar, the front and the reference point."""
+        mean, deviation = self._predictions(pool)
+        bar = self._baseline_values() if self._problem.goal == "beat-baseline" else None
+        hopeless = bar is None or self._beating(pool, mean, deviation, bar).max() <= _HOPELESS
+        self._bar = None if hopeless else bar
+        observed = self._observed_values(space, complete, expected)
+        self._front = observed[non_dominated(observed)]
+        everything = np.vstack([observed, mean])
+        self._reference = reference_point(everything[non_dominated(everything)], everything)
 
     def scores(self, candidates: Candidates) -> np.ndarray:
-        """Comparable numbers, larger is better, [N]; only where `ready`."""
+        """Numbers that are larger for better candidates, comparable between calls, [N]; only where `ready`."""
         mean, deviation = self._predictions(candidates)
-        if self._problem.goal == "beat-baseline":
-            bar = self._bar()
-            if bar is not None:
-                separate = [c for c in self._problem.constraints if not self._in_objectives(c)]
-                scores = log_probability_above(mean, deviation, bar) + self.log_feasibility(candidates, separate)
-                if scores.max() > _HOPELESS:
-                    return scores
-        front = self._observed[non_dominated(self._observed)]
-        reference = reference_point(front, self._observed)
-        with np.errstate(divide="ignore"):
-            gain = np.log(expected_hypervolume_improvement(mean, deviation, front, reference))
-        scores = gain + self.log_feasibility(candidates)
-        if np.isfinite(scores).any():
-            return scores
-        # Nothing can improve as far as a float can tell: learn where least is known.
-        return np.log(deviation.sum(axis=1) + 1e-300) + np.maximum(self.log_feasibility(candidates), -1e3)
+        if self._bar is not None:
+            return self._beating(candidates, mean, deviation, self._bar)
+        gain = expected_hypervolume_improvement(mean, deviation, self._front, self._reference)
+        # Where a float cannot tell the gains apart from none, most is learned at the least known.
+        tie_break = 1e-300 * (deviation.sum(axis=1) + 1e-7)
+        return np.log(gain + tie_break) + self.log_feasibility(candidates)
+
+    def _beating(self, candidates: Candidates, mean: np.ndarray, deviation: np.ndarray, bar: np.ndarray) -> np.ndarray:
+        """log P(dominates the baseline and satisfies the measured constraints), [N]."""
+        # Bounds on objectives are in the bar already.
+        others = [constraint for constraint in self._problem.constraints if not self._in_objectives(constraint)]
+        return log_probability_above(mean, deviation, bar) + self.log_feasibility(candidates, others)
 
     def log_feasibility(self, candidates: Candidates, constraints: Sequence[Constraint] | None = None) -> np.ndarray:
         """log P(the measured constraints hold), [N]; a constraint that has no model yet counts as held."""
@@ -120,7 +136,7 @@ class Promise:
         values = [(objective, trial.measurements[objective.metric].value) for objective in self._objectives]
         return np.array([objective.oriented(to_scale(objective.metric, value)) for objective, value in values])
 
-    def _bar(self) -> np.ndarray | None:
+    def _baseline_values(self) -> np.ndarray | None:
         """What an architecture must reach to dominate the baseline within the constraints, [m]."""
         if self._baseline is None or oriented_values(self._baseline, self._objectives) is None:
             return None

@@ -51,6 +51,11 @@ class Candidates:
     def __len__(self) -> int:
         return len(self.architectures)
 
+    def without(self, architecture: Architecture) -> Candidates:
+        """All but this one."""
+        kept = [index for index, other in enumerate(self.architectures) if other != architecture]
+        return Candidates([self.architectures[index] for index in kept], self.features[kept], self.parameters[kept])
+
 
 @dataclass(frozen=True)
 class Surrogates:

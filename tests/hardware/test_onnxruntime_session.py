@@ -1,0 +1,64 @@
+"""A real student through writer, runner and session."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from flashdistill.core.architecture import Architecture, StudentFamily
+from flashdistill.core.errors import TargetError
+from flashdistill.hardware import protocol
+from flashdistill.hardware.cache import artifact_key, cached_artifact
+from flashdistill.hardware.parity import Expected, example_inputs
+from flashdistill.hardware.session import MeasurementSession
+from flashdistill.hardware.settings import MeasurementSettings, TargetSettings
+from flashdistill.models.onnx_writer import write_onnx
+from flashdistill.models.students import build_student
+
+FAMILY = StudentFamily(num_blocks=2, vocab_size=300, embedding_size=16, max_positions=32)
+SETTINGS = TargetSettings(
+    sequence_length=32,
+    measurement=MeasurementSettings(tolerance=0.5, seconds=0.01, block_ms=2.0, patience_seconds=0.0),
+)
+
+
+def export(architecture: Architecture, root: Path, seed: int = 0) -> tuple[Path, Expected]:
+    student = build_student(architecture, FAMILY, seed)
+    key = artifact_key(architecture, FAMILY, "onnxruntime", seed)
+    artifact = cached_artifact(root, key, lambda path: write_onnx(student, path))
+    inputs = example_inputs(SETTINGS, FAMILY.vocab_size, seed=0)
+    with torch.no_grad():
+        tensors = {name: torch.from_numpy(value) for name, value in inputs.items()}
+        output = student.mobilebert(**tensors).last_hidden_state.numpy()
+    return artifact, Expected(inputs, [output])
+
+
+def test_a_student_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "MIN_PASSES_IN_HASTE", 2)
+    small, _ = export(Architecture(32, 16, 2, 32, 1), tmp_path)
+    large, large_expected = export(Architecture(256, 128, 2, 512, 4), tmp_path)
+    with MeasurementSession(SETTINGS, small, tmp_path / "work", seed=0) as session:
+        measured = session.measure("large", large, large_expected)
+        assert session.reference_ms is not None
+        # Some fifty times the arithmetic: no load makes these two look alike.
+        assert measured["latency_ms"].value > 3 * session.reference_ms
+        assert measured["latency_ms"].environment["provider"] == "CPUExecutionProvider"
+        assert measured["peak_memory_bytes"].value > measured["artifact_bytes"].value > 4e6
+
+        _, other_weights = export(Architecture(32, 16, 2, 32, 1), tmp_path, seed=1)
+        with pytest.raises(TargetError, match="export: output 0 of small"):
+            session.measure("small", small, other_weights)
+
+
+def test_the_runner_needs_no_torch() -> None:
+    code = (
+        "import sys; from flashdistill.hardware.runner import Runner; "
+        "Runner({'runtime': 'onnxruntime'}, []); "
+        "sys.exit([name for name in ('torch', 'transformers', 'psutil') if name in sys.modules] or 0)"
+    )
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr

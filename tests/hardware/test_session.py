@@ -1,0 +1,203 @@
+"""Sessions end to end with real processes and the fake target."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from flashdistill.core.errors import TargetError
+from flashdistill.core.measurement import Measurement
+from flashdistill.core.progress import Silent
+from flashdistill.hardware import protocol
+from flashdistill.hardware.cache import MeasurementCache
+from flashdistill.hardware.parity import Expected
+from flashdistill.hardware.session import MeasurementSession
+from flashdistill.hardware.settings import TargetSettings
+from flashdistill.testing.fake_target import write_fake_artifact
+
+
+@pytest.fixture(autouse=True)
+def few_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every pass starts two processes; the plumbing shows in two passes as in six."""
+    monkeypatch.setattr(protocol, "MIN_PASSES", 2)
+    monkeypatch.setattr(protocol, "MIN_PASSES_IN_HASTE", 2)
+
+
+class Messages(Silent):
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def message(self, text: str) -> None:
+        self.texts.append(text)
+
+
+@pytest.fixture
+def reference(tmp_path: Path) -> Path:
+    return write_fake_artifact(tmp_path / "reference.json", 500)
+
+
+@pytest.fixture
+def session(settings: TargetSettings, reference: Path, tmp_path: Path) -> MeasurementSession:
+    return MeasurementSession(settings, reference, tmp_path / "work", seed=0)
+
+
+def test_a_candidate_against_the_reference(session: MeasurementSession, expected: Expected, tmp_path: Path) -> None:
+    artifact = write_fake_artifact(tmp_path / "candidate.json", 1000)
+    measured = session.measure("c", artifact, expected)
+    latency = measured["latency_ms"]
+    details: Any = latency.details
+    # The fake spins for CPU time, which no load on this machine stretches; what it does beside
+    # spinning is far below a tenth.
+    assert details["clock"] == "cpu"
+    assert details["cpu_ratio"] == pytest.approx(2.0, rel=0.1)
+    assert details["ratio"] == details["cpu_ratio"]
+    assert details["ratio_low"] <= details["ratio"] <= details["ratio_high"]
+    assert details["p50_ms"] == pytest.approx(1.0, rel=0.2)
+    assert details["reference_ms"] == details["reference_now_ms"] == pytest.approx(0.5, rel=0.2)
+    assert latency.value == pytest.approx(details["ratio"] * details["reference_ms"])
+    assert latency.stderr is not None
+    assert latency.stderr > 0
+    assert latency.samples == details["rounds"] >= details["passes"] * 4
+    assert latency.unit == "ms"
+    assert measured["artifact_bytes"].value == artifact.stat().st_size
+    assert 0 <= measured["peak_memory_bytes"].value < 50e6
+    environment = latency.environment
+    assert environment["runtime"] == "fake"
+    assert (environment["batch_size"], environment["sequence_length"], environment["threads"]) == (2, 8, 1)
+    assert environment["machine_id"]
+    json.dumps({name: dataclasses.asdict(value) for name, value in measured.items()})
+
+
+def test_ten_percent_are_told_apart(session: MeasurementSession, expected: Expected, tmp_path: Path) -> None:
+    slow, fast = (
+        session.measure(str(us), write_fake_artifact(tmp_path / f"{us}.json", us), expected)["latency_ms"].value
+        for us in (2200, 2000)
+    )
+    assert slow > fast
+
+
+def test_a_resumed_study_keeps_its_reference(
+    session: MeasurementSession, settings: TargetSettings, reference: Path, expected: Expected, tmp_path: Path
+) -> None:
+    session._reference.keep(100.0, {})
+    resumed = MeasurementSession(settings, reference, tmp_path / "work", seed=0)
+    latency = resumed.measure("baseline", reference, expected)["latency_ms"]
+    assert resumed.reference_ms == 100.0
+    assert latency.value == pytest.approx(100.0, rel=0.1), "the null test"
+    assert latency.details["reference_now_ms"] == pytest.approx(0.5, rel=0.2), "the drift stays visible"
+
+
+@pytest.mark.parametrize("change", [{"sequence_length": 4}, {"batch_size": 1}])
+def test_another_targets_reference_is_refused(
+    change: dict[str, int], settings: TargetSettings, reference: Path, tmp_path: Path
+) -> None:
+    first = MeasurementSession(settings, reference, tmp_path / "work", seed=0)
+    first._reference.keep(1.0, {})
+    other = MeasurementSession(settings.model_copy(update=change), reference, tmp_path / "work", seed=0)
+    (field, value), *_ = change.items()
+    with pytest.raises(TargetError, match=rf"{field} was \d+, is {value}.*start a new one"):
+        _ = other.reference_ms
+
+
+def test_rules_for_stopping_may_change_in_a_study(settings: TargetSettings, reference: Path, tmp_path: Path) -> None:
+    MeasurementSession(settings, reference, tmp_path / "work", seed=0)._reference.keep(1.5, {})
+    patient = settings.model_copy(update={"measurement": settings.measurement.model_copy(update={"seconds": 99.0})})
+    assert MeasurementSession(patient, reference, tmp_path / "work", seed=0).reference_ms == 1.5
+
+
+def test_wrong_outputs_are_refused(session: MeasurementSession, expected: Expected, tmp_path: Path) -> None:
+    wrong = write_fake_artifact(tmp_path / "wrong.json", 100, offset=0.1)
+    with pytest.raises(TargetError, match="export: output 0 of c is off by"):
+        session.measure("c", wrong, expected)
+
+
+def test_a_model_the_runtime_refuses(session: MeasurementSession, expected: Expected, tmp_path: Path) -> None:
+    refused = write_fake_artifact(tmp_path / "refused.json", 100, refuse="operator Foo is unknown")
+    with pytest.raises(TargetError, match=r"^export: c: .*operator Foo is unknown"):
+        session.measure("c", refused, expected)
+
+
+@pytest.mark.parametrize("call", ["load", "infer"])
+def test_a_dead_runner_is_restarted_once(
+    call: str, settings: TargetSettings, reference: Path, expected: Expected, tmp_path: Path
+) -> None:
+    messages = Messages()
+    session = MeasurementSession(settings, reference, tmp_path / "work", seed=0, progress=messages)
+    mark = tmp_path / "crashed"
+    artifact = write_fake_artifact(tmp_path / "c.json", 300, crash=call, crash_once=str(mark))
+    assert session.measure("c", artifact, expected)["latency_ms"].finite
+    assert mark.exists()
+    assert any("the candidate runner ended (exit status 9)" in text for text in messages.texts)
+
+
+def test_a_runner_that_dies_again_is_a_target_error(
+    session: MeasurementSession, expected: Expected, tmp_path: Path
+) -> None:
+    artifact = write_fake_artifact(tmp_path / "c.json", 300, crash="infer")
+    with pytest.raises(TargetError, match=r"fake on c: the candidate runner ended \(exit status 9\), for the second"):
+        session.measure("c", artifact, expected)
+
+
+def test_native_chatter_does_not_disturb(session: MeasurementSession, expected: Expected, tmp_path: Path) -> None:
+    artifact = write_fake_artifact(tmp_path / "c.json", 300, chatter='{"error": "not an answer"}\n')
+    assert session.measure("c", artifact, expected)["latency_ms"].finite
+
+
+def test_recall_speaks_of_this_studys_reference(
+    settings: TargetSettings, reference: Path, expected: Expected, tmp_path: Path
+) -> None:
+    cache = MeasurementCache(tmp_path / "cache")
+    precise = settings.model_copy(
+        update={"measurement": settings.measurement.model_copy(update={"tolerance": 0.9, "seconds": 20.0})}
+    )
+    first = MeasurementSession(precise, reference, tmp_path / "first", seed=0, cache=cache)
+    measured = first.measure("baseline", reference, expected, key="k")["latency_ms"]
+
+    fresh = MeasurementSession(precise, reference, tmp_path / "second", seed=0, cache=cache)
+    recalled = fresh.recall("k")
+    assert recalled is not None
+    assert recalled["latency_ms"].value == measured.value
+    assert fresh.reference_ms == first.reference_ms, "adopted, so that later measurements fit"
+
+    other = MeasurementSession(precise, reference, tmp_path / "third", seed=0, cache=cache)
+    assert first.reference_ms is not None
+    other._reference.keep(2 * first.reference_ms, {})
+    recalled = other.recall("k")
+    assert recalled is not None
+    latency = recalled["latency_ms"]
+    assert latency.value == pytest.approx(2 * measured.value)
+    assert latency.stderr == pytest.approx(2 * (measured.stderr or math.nan))
+    assert latency.details["reference_ms"] == pytest.approx(2 * first.reference_ms)
+    assert other.recall("unknown") is None
+
+
+def test_what_is_not_precise_enough_is_not_recalled(settings: TargetSettings, reference: Path, tmp_path: Path) -> None:
+    cache = MeasurementCache(tmp_path / "cache")
+    session = MeasurementSession(settings, reference, tmp_path / "work", seed=0, cache=cache)
+    details = {"ratio": 1.0, "ratio_high": 1.4, "reference_ms": 2.0}
+    cache.put("k", {"latency_ms": Measurement("latency_ms", 2.0, "ms", 0.1, details=details)})
+    assert session.recall("k") is not None, "within the tolerance of 0.5"
+    assert session.recall("k", final=True) is None, "outside the final tolerance of 0.01"
+
+
+def test_more_threads_than_cpus(settings: TargetSettings, reference: Path, tmp_path: Path) -> None:
+    with pytest.raises(TargetError, match=r"target\.threads is 5000, .* lower target\.threads"):
+        MeasurementSession(settings.model_copy(update={"threads": 5000}), reference, tmp_path, seed=0)
+
+
+def test_nothing_is_left_behind(settings: TargetSettings, reference: Path, expected: Expected, tmp_path: Path) -> None:
+    with MeasurementSession(settings, reference, tmp_path / "work", seed=0) as session:
+        session.measure("baseline", reference, expected)
+        assert (tmp_path / "work" / "scratch").exists()
+    assert [path.name for path in (tmp_path / "work").iterdir()] == ["reference.json"]
+
+
+def test_inputs_of_another_shape_are_our_bug(session: MeasurementSession, reference: Path) -> None:
+    with pytest.raises(AssertionError, match="another shape"):
+        session.measure("baseline", reference, Expected({"input_ids": np.zeros((1, 3), dtype=np.int64)}, []))
