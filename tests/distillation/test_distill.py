@@ -12,7 +12,7 @@ from transformers import DistilBertConfig, ElectraConfig, RobertaConfig
 from flashdistill.core.errors import DivergedError
 from flashdistill.core.progress import Silent
 from flashdistill.distillation.calibration import StepSeconds, resolve_steps, time_steps
-from flashdistill.distillation.distill import PRETRAINING, Distillation
+from flashdistill.distillation.distill import HEAD, PRETRAINING, Distillation
 from flashdistill.distillation.progressive import StageInputs
 from flashdistill.distillation.settings import DistillationSettings
 from flashdistill.distillation.signals import TeacherSignals
@@ -69,11 +69,11 @@ def test_a_stage_trains_its_block_and_nothing_else() -> None:
 
 def test_earlier_blocks_and_heads_are_bitwise_frozen_through_all_stages() -> None:
     class Recording(Distillation):
-        def _run_stage(self, index, inputs, resume):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+        def _run_stage(self, index, inputs, resume):  # type: ignore[no-untyped-def]
             super()._run_stage(index, inputs, resume)
             after[index] = weights(self.student)
 
-        def _run_pretraining(self, resume):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+        def _run_pretraining(self, resume):  # type: ignore[no-untyped-def]
             pass
 
     after: dict[int, dict[str, torch.Tensor]] = {}
@@ -109,9 +109,7 @@ def test_stage_loss_equals_full_forward_of_both_models() -> None:
     inputs.advance(1)
     stage, _ = distil.stage(1, inputs)
     batch = distil.signals.stage_batch(0)
-    full = distil.student(
-        **model_inputs(batch), output_hidden_states=True, output_attentions=True
-    )
+    full = distil.student(**model_inputs(batch), output_hidden_states=True, output_attentions=True)
     hidden, mask = inputs.get(0)
     features, log_attention = blocks.run_block_with_attention(distil.student, 1, hidden, blocks.additive_mask(mask))
     torch.testing.assert_close(features, full.hidden_states[2], rtol=1e-5, atol=1e-6)
@@ -175,9 +173,9 @@ def test_divergence_stops_before_the_weights_are_touched() -> None:
     ],
     ids=lambda config: config.model_type,
 )  # fmt: skip
-def test_teachers_of_other_families_depths_widths_and_heads(config) -> None:  # type: ignore[no-untyped-def] # noqa: ANN001
+def test_teachers_of_other_families_depths_widths_and_heads(config) -> None:  # type: ignore[no-untyped-def]
     result = distillation(signals=signals(tiny_teacher(config))).run()
-    assert result.curves.keys() == {"block 1", "block 2", PRETRAINING}
+    assert result.curves.keys() == {"block 1", "block 2", HEAD, PRETRAINING}
 
 
 def test_no_stages_and_no_pretraining_are_allowed() -> None:

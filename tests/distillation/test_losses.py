@@ -96,9 +96,7 @@ def test_mlm_loss_is_equation_3(random: np.random.Generator, alpha: float, tempe
     hard = -np.log(softmax(student)[np.arange(M), labels]).mean()
     target = softmax(teacher / temperature)
     soft = -(target * np.log(softmax(student / temperature))).sum(-1).mean() * temperature**2
-    got = mlm_distillation_loss(
-        torch.tensor(student), torch.tensor(teacher), torch.tensor(labels), alpha, temperature
-    )
+    got = mlm_distillation_loss(torch.tensor(student), torch.tensor(teacher), torch.tensor(labels), alpha, temperature)
     assert got.item() == pytest.approx(alpha * hard + (1 - alpha) * soft, rel=1e-9)
 
 

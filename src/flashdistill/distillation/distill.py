@@ -17,6 +17,7 @@ from transformers import MobileBertForPreTraining
 from flashdistill.core.architecture import Architecture, StudentFamily
 from flashdistill.core.progress import Progress, Silent
 from flashdistill.core.seeds import derive_seed
+from flashdistill.distillation.head_transfer import HeadTransfer
 from flashdistill.distillation.losses import mlm_distillation_loss
 from flashdistill.distillation.progressive import Stage, StageInputs
 from flashdistill.distillation.settings import DistillationSettings
@@ -29,6 +30,7 @@ from flashdistill.training.checkpoint import CheckpointStore, Snapshot, restore_
 from flashdistill.training.loop import LossCurve, Phase, run_phase, snapshot
 from flashdistill.training.optimizers import Schedule, build_optimizer
 
+HEAD = "head"
 PRETRAINING = "pre-training distillation"
 
 
@@ -58,7 +60,9 @@ class Distillation:
         if not self.settings.resolved:
             raise ValueError("the step counts are not resolved; calibrate the budget first")
         self.student = build_student(self.architecture, self.family, derive_seed(self.seed, "student"))
-        self.projection = initialise_from_teacher(self.student, self.signals.teacher, self.signals.sample)
+        self.frame = initialise_from_teacher(
+            self.student, self.signals.teacher, self.signals.sample, derive_seed(self.seed, "blocks")
+        )
         self.curves: dict[str, LossCurve] = {}
         self._seconds = {"stages": 0.0, "pretraining": 0.0}
 
@@ -71,30 +75,38 @@ class Distillation:
         num_blocks = blocks.num_blocks(self.student)
         steps_per_block, pretraining_steps = self._steps()
         resume = self.store.load_latest() if self.store else None
-        phases = [*(self._stage_name(index) for index in range(num_blocks)), PRETRAINING]
+        phases = [*(self._stage_name(index) for index in range(num_blocks)), HEAD, PRETRAINING]
         first = phases.index(resume.position["phase"]) if resume else 0
         if resume:
             restore_modules({"student": self.student}, resume.tensors)
-        self.progress.start(self.task, num_blocks * steps_per_block + pretraining_steps)
-        self.progress.advance(self.task, min(first, num_blocks) * steps_per_block)
+        self.progress.start(self.task, self.settings.total_steps(num_blocks))
+        self.progress.advance(self.task, min(first, num_blocks) * steps_per_block)  # the resumed phase adds its own
         inputs = StageInputs(self.student, self.signals)
-        for index in range(first, num_blocks):
+        for index in range(first, num_blocks + 1):
             if steps_per_block == 0:
                 break
             inputs.advance(index)
-            self._run_stage(index, inputs, resume if index == first else None)
+            begun = resume if index == first else None
+            self._run_stage(index, inputs, begun) if index < num_blocks else self._run_head(inputs, begun)
             if self.store:
                 self.store.save(snapshot(phases[index + 1], {"student": self.student}, 0))
         del inputs
-        self._run_pretraining(resume if first == num_blocks else None)
+        self._run_pretraining(resume if first == num_blocks + 1 else None)
         self.progress.finish(self.task)
         return Distilled(self.student.eval(), self.curves, self._costs())
 
     def stage(self, index: int, inputs: StageInputs) -> tuple[Stage, Phase]:
         """The stage of block ``index`` (from 0) and its training phase."""
-        stage = Stage(self.student, self.signals, inputs, self.settings.losses, self.projection, index)
+        stage = Stage(self.student, self.signals, inputs, self.settings.losses, self.frame.features, index)
         rate = self.settings.block_learning_rate or self.settings.learning_rate
         return stage, self._phase(self._stage_name(index), stage.loss, stage.parameters(), self._steps()[0], rate)
+
+    def head(self, inputs: StageInputs) -> Phase:
+        """The fit of the masked-LM head behind the last block; it sees the stages' batches once a block."""
+        transfer = HeadTransfer(self.student, self.signals, inputs, self.frame, self._steps()[0])
+        rate = self.settings.block_learning_rate or self.settings.learning_rate
+        steps = self.settings.head_steps(blocks.num_blocks(self.student))
+        return self._phase(HEAD, transfer.loss, transfer.parameters(), steps, rate)
 
     def pretraining(self) -> Phase:
         """The phase of Eq. 3: all of the student is trained."""
@@ -120,6 +132,9 @@ class Distillation:
     def _run_stage(self, index: int, inputs: StageInputs, resume: Snapshot | None) -> None:
         stage, phase = self.stage(index, inputs)
         self._train(phase, {"student": self.student, "adapters": stage.adapters}, resume, "stages")
+
+    def _run_head(self, inputs: StageInputs, resume: Snapshot | None) -> None:
+        self._train(self.head(inputs), {"student": self.student}, resume, "stages")
 
     def _run_pretraining(self, resume: Snapshot | None) -> None:
         self._train(self.pretraining(), {"student": self.student}, resume, "pretraining")

@@ -38,6 +38,7 @@ class DistillationSettings(Section):
     block_learning_rate: float | None = Field(None, gt=0, description="peak in the stages; null: the same")
     weight_decay: float = Field(0.01, ge=0)
     gradient_clip: float = Field(1.0, gt=0, description="global norm")
+    transfer_head: bool = Field(True, description="fit the masked-LM head to the teacher's behind the last stage")
     losses: LossSettings = LossSettings.model_validate({})
 
     @model_validator(mode="after")
@@ -56,7 +57,12 @@ class DistillationSettings(Section):
 
     def total_steps(self, num_blocks: int) -> int:
         """Optimiser steps of all stages and of the pre-training distillation."""
-        return num_blocks * (self.steps_per_block or 0) + (self.pretraining_steps or 0)
+        stages = num_blocks * (self.steps_per_block or 0)
+        return stages + self.head_steps(num_blocks) + (self.pretraining_steps or 0)
+
+    def head_steps(self, num_blocks: int) -> int:
+        """Steps of the head transfer: as many as all stages together, at a fraction of their cost."""
+        return num_blocks * (self.steps_per_block or 0) if self.transfer_head else 0
 
     def with_steps(self, steps_per_block: int, pretraining_steps: int) -> Self:
         """The same budget with step counts in place of seconds."""

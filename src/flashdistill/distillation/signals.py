@@ -77,16 +77,24 @@ class TeacherSignals:
 
     def feature_map(self, step: int, block: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The teacher's feature map [B, S, N] and attention [B, H, S, S] after block ``block`` (from 0)."""
-
-        def compute() -> dict[str, torch.Tensor]:
-            inputs = model_inputs(self.stage_batch(step))
-            features, attentions = self.teacher.feature_maps(inputs, self._blocks)
-            return {f"feature_{index}": value for index, value in zip(self._blocks, features, strict=True)} | {
-                f"attention_{index}": value for index, value in zip(self._blocks, attentions, strict=True)
-            }
-
-        found = self._cache.get(f"stage-{step:08d}", [f"feature_{block}", f"attention_{block}"], compute)
+        found = self._stage(step, [f"feature_{block}", f"attention_{block}"])
         return found[f"feature_{block}"], found[f"attention_{block}"]
+
+    def decoder_inputs(self, step: int) -> torch.Tensor:
+        """What the teacher's head feeds its decoder at the masked tokens of stage batch ``step``, [M, N_d]."""
+        return self._stage(step, ["decoder_inputs"])["decoder_inputs"]
+
+    def _stage(self, step: int, wanted: list[str]) -> dict[str, torch.Tensor]:
+        def compute() -> dict[str, torch.Tensor]:
+            batch = self.stage_batch(step)
+            features, attentions = self.teacher.feature_maps(model_inputs(batch), self._blocks)
+            last = features[-1].flatten(0, 1)[torch.from_numpy(batch.masked_positions)]
+            found = {"decoder_inputs": self.teacher.decoder_inputs(last)}
+            for index, feature, attention in zip(self._blocks, features, attentions, strict=True):
+                found |= {f"feature_{index}": feature, f"attention_{index}": attention}
+            return found
+
+        return self._cache.get(f"stage-{step:08d}", wanted, compute)
 
     def mlm_logits(self, step: int, batch: Batch) -> torch.Tensor:
         """The teacher's logits [M, V] at the masked tokens of pre-training batch ``step``."""

@@ -9,9 +9,14 @@ teacher's onto the principal directions of its embedding output. Into this frame
 - the masked-LM head is resampled along the same directions as the table it is tied to, and its
   norm gives what the teacher's head feeds its own decoder, in mean and variance.
 
-Nothing here depends on the teacher's family. Blocks begin with random weights.
+Blocks begin close to the identity: what a block adds to its input starts small, but its queries
+and keys start large enough to learn from. (MobileBERT has no layer norm; with its usual
+initialisation attention stays uniform for hundreds of steps.)
 
-Shapes: T tokens, V vocabulary, N teacher width, h student hidden size, e student embedding size.
+Nothing here depends on the teacher's family.
+
+Shapes: T tokens, M masked tokens, V vocabulary, N teacher width, N_d width of the teacher's
+decoder, h student hidden size, e student embedding size.
 """
 
 from __future__ import annotations
@@ -21,6 +26,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import MobileBertForPreTraining
 
 from flashdistill.models.inputs import Inputs
@@ -28,6 +34,12 @@ from flashdistill.models.teacher import Teacher
 
 RIDGE = 1e-3
 """Of the least squares, relative to the mean square of the inputs."""
+
+RESIDUAL_GAIN = 0.05
+"""Standard deviation of layers that add to the residual stream, relative to fan-in scaling."""
+
+HEAD_BIAS = 2.0
+"""Keeps the ReLU of the student's masked-LM head linear at first; the norm behind it removes it."""
 
 
 @dataclass(frozen=True)
@@ -45,21 +57,27 @@ class TeacherSample:
     decoder_inputs: torch.Tensor
 
 
+@dataclass(frozen=True)
+class Frame:
+    """How a student's features relate to its teacher's.
+
+    Attributes:
+        features: [N, h], orthonormal columns; feature maps start as projections with it.
+        decoder: [N_d, h], orthonormal columns; the same for what enters the decoder.
+        decoder_scale: the student's decoder is the teacher's in this frame, times this.
+    """
+
+    features: torch.Tensor
+    decoder: torch.Tensor
+    decoder_scale: float
+
+
 @torch.no_grad()
 def sample_teacher(teacher: Teacher, batches: Sequence[tuple[Inputs, torch.Tensor]]) -> TeacherSample:
     """Run the teacher on batches given as inputs and masked positions [M]."""
-    captured: list[torch.Tensor] = []
-    decoder: Any = teacher.model.get_output_embeddings()
-    hook = decoder.register_forward_pre_hook(lambda _, args: captured.append(args[0].flatten(0, -2)))
-    try:
-        for inputs, positions in batches:
-            teacher.mlm_logits(teacher.masked_features(inputs, positions))
-    finally:
-        hook.remove()
     embeddings = [teacher.embedding_output(inputs).flatten(0, 1) for inputs, _ in batches]
-    # MobileBERT's head does not call its decoder as a layer; then nothing is known of its inputs.
-    decoder_inputs = torch.cat(captured) if captured else torch.empty(0, 0)
-    return TeacherSample([inputs for inputs, _ in batches], torch.cat(embeddings), decoder_inputs)
+    decoder_inputs = [teacher.decoder_inputs(teacher.masked_features(*batch)) for batch in batches]
+    return TeacherSample([inputs for inputs, _ in batches], torch.cat(embeddings), torch.cat(decoder_inputs))
 
 
 def principal_directions(rows: torch.Tensor, count: int) -> torch.Tensor:
@@ -80,35 +98,46 @@ def principal_directions(rows: torch.Tensor, count: int) -> torch.Tensor:
 
 
 @torch.no_grad()
-def initialise_from_teacher(student: MobileBertForPreTraining, teacher: Teacher, sample: TeacherSample) -> torch.Tensor:
-    """Resample the teacher's embeddings and masked-LM head into the student.
+def initialise_from_teacher(
+    student: MobileBertForPreTraining, teacher: Teacher, sample: TeacherSample, seed: int
+) -> Frame:
+    """Give a student its embeddings and head from the teacher, and blocks that can learn quickly."""
+    features = principal_directions(sample.embeddings, int(student.config.hidden_size))
+    decoder = principal_directions(teacher.decoder_matrix, int(student.config.hidden_size))
+    scale = _resample_head(student, teacher, decoder, sample.decoder_inputs)
+    _fit_embeddings(student.mobilebert.embeddings, sample, features)
+    _initialise_blocks(student, seed)
+    return Frame(features, decoder, scale)
 
-    Returns:
-        The frame of the student's feature maps, [N, h] with orthonormal columns: width adapters
-        start from it.
-    """
-    frame = principal_directions(sample.embeddings, int(student.config.hidden_size))
-    _resample_head(student, teacher.model.get_output_embeddings(), sample.decoder_inputs)
-    _fit_embeddings(student.mobilebert.embeddings, sample, frame)
-    return frame
 
-
-def _resample_head(student: MobileBertForPreTraining, decoder: Any, decoder_inputs: torch.Tensor) -> None:
-    """The table (tied to the decoder), the rest of the decoder and the norm in front of it."""
+def _resample_head(
+    student: MobileBertForPreTraining, teacher: Teacher, directions: torch.Tensor, decoder_inputs: torch.Tensor
+) -> float:
+    """The table (tied to the decoder), the rest of the decoder, and the norm in front of it."""
     head: Any = student.cls.predictions
     embedding_size = int(student.config.embedding_size)
-    directions = principal_directions(decoder.weight, int(student.config.hidden_size))
-    rows = decoder.weight @ directions
+    rows = teacher.decoder_matrix @ directions
     # Rows of the size that students usually start with; the norm makes up for it.
-    scale = student.config.initializer_range / rows[:, :embedding_size].std()
+    scale = float(student.config.initializer_range / rows[:, :embedding_size].std())
     head.decoder.weight.copy_(rows[:, :embedding_size] * scale)
     head.dense.weight.copy_(rows[:, embedding_size:].T * scale)
-    if decoder.bias is not None:
-        head.decoder.bias.copy_(decoder.bias)
-    if len(decoder_inputs) > 1:
-        features = decoder_inputs @ directions
-        head.transform.LayerNorm.weight.copy_(features.std(0) / scale)
-        head.transform.LayerNorm.bias.copy_(features.mean(0) / scale)
+    if teacher.decoder_bias is not None:
+        head.decoder.bias.copy_(teacher.decoder_bias)
+    wanted = decoder_inputs @ directions
+    head.transform.LayerNorm.weight.copy_(wanted.std(0) / scale)
+    head.transform.LayerNorm.bias.copy_(wanted.mean(0) / scale)
+    head.transform.dense.bias.fill_(HEAD_BIAS)
+    return scale
+
+
+def _initialise_blocks(student: MobileBertForPreTraining, seed: int) -> None:
+    random = torch.Generator().manual_seed(seed % 2**63)
+    encoder: Any = student.mobilebert.encoder
+    for name, layer in encoder.named_modules():
+        if isinstance(layer, nn.Linear):
+            adds_to_residual = name.endswith(("output.dense", "output.bottleneck.dense"))
+            deviation = layer.in_features**-0.5 * (RESIDUAL_GAIN if adds_to_residual else 1.0)
+            layer.weight.normal_(0.0, deviation, generator=random)
 
 
 def _fit_embeddings(embeddings: Any, sample: TeacherSample, frame: torch.Tensor) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -82,11 +83,48 @@ class Teacher:
         """Logits [M, V] of the masked-LM head on `masked_features` [M, N]."""
         return self._head(features)
 
+    @cached_property
+    def decoder_matrix(self) -> torch.Tensor:
+        """What the head multiplies its last features with, [V, N_d]: logits = features @ matrix.T + bias."""
+        decoder: Any = self.model.get_output_embeddings()
+        extension = _mobilebert_extension(self.model)
+        return decoder.weight if extension is None else torch.cat([decoder.weight, extension.T], dim=1)
+
+    @property
+    def decoder_bias(self) -> torch.Tensor | None:
+        """[V], or None where the head has none."""
+        decoder: Any = self.model.get_output_embeddings()
+        return decoder.bias
+
+    @torch.no_grad()
+    def decoder_inputs(self, features: torch.Tensor) -> torch.Tensor:
+        """What the head makes of features [M, N] before `decoder_matrix`, [M, N_d]."""
+        captured: list[torch.Tensor] = []
+        if _mobilebert_extension(self.model) is None:
+            decoder: Any = self.model.get_output_embeddings()
+            hook = decoder.register_forward_pre_hook(lambda _, args: captured.append(args[0]))
+        else:
+            transform: Any = self.model.cls.predictions.transform
+            hook = transform.register_forward_hook(lambda _, __, output: captured.append(output))
+        try:
+            self._head(features)
+        finally:
+            hook.remove()
+        return captured[0].flatten(0, -2)
+
     def _accepted(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The inputs this family takes: DistilBERT and RoBERTa know no second segment."""
         if getattr(self.model.config, "type_vocab_size", 0) > 1:
             return inputs
         return {name: value for name, value in inputs.items() if name != "token_type_ids"}
+
+
+def _mobilebert_extension(model: PreTrainedModel) -> torch.Tensor | None:
+    """MobileBERT extends its narrow embedding table to the hidden size: [N - e, V]; None for others."""
+    if model.config.model_type != "mobilebert":
+        return None
+    head: Any = model.cls
+    return head.predictions.dense.weight
 
 
 class _FixedOutput(nn.Module):

@@ -130,8 +130,10 @@ class AlgorithmConformance(ABC):
         trials = self.history(synthetic, 12)
         before = copy.deepcopy(trials)
         states = random.getstate(), str(np.random.get_state()), torch.get_rng_state()
+        threads = torch.get_num_threads()
         self.algorithm(self.problem(synthetic)).suggest(synthetic.space, trials, 2, seed=0)
         assert trials == before
+        assert torch.get_num_threads() == threads
         assert random.getstate() == states[0]
         assert str(np.random.get_state()) == states[1]
         assert torch.equal(torch.get_rng_state(), states[2])

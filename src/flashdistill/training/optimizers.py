@@ -45,8 +45,11 @@ def build_optimizer(
     for group, without_trust_ratio in zip(groups, (False, True), strict=True):
         group["adam"] = without_trust_ratio
     groups = [group for group in groups if group["params"]]
-    # Decay inside the update, before the trust ratio, as LAMB was published.
-    return lamb(groups, lr=learning_rate, betas=ADAM_BETAS, eps=LAMB_EPSILON, weight_decouple=False)
+    # As published: decay inside the update, before the trust ratio, and moments not corrected for
+    # their bias (the library's name for leaving the step alone is adam_debias=True).
+    return lamb(
+        groups, lr=learning_rate, betas=ADAM_BETAS, eps=LAMB_EPSILON, weight_decouple=False, adam_debias=True
+    )
 
 
 def require_optimizer(name: OptimizerName) -> None:

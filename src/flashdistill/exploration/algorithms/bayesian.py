@@ -19,6 +19,7 @@ from flashdistill.core.architecture import Architecture
 from flashdistill.core.seeds import derive_seed, generator
 from flashdistill.core.trial import Trial
 from flashdistill.exploration.algorithms.base import Algorithm, untried, untried_table
+from flashdistill.exploration.algorithms.gaussian_process import single_thread
 from flashdistill.exploration.algorithms.promise import Promise
 from flashdistill.exploration.algorithms.surrogates import Candidates, Surrogates
 from flashdistill.exploration.pareto import pareto_front
@@ -45,6 +46,13 @@ class BayesianSearch(Algorithm):
         pool = Candidates.of(space, self._pool(space, trials, seed))
         if space.enumerable and len(pool) <= count:
             return list(pool.architectures)
+        with single_thread():
+            return self._choose(space, trials, count, pool, seed)
+
+    def _choose(
+        self, space: DesignSpace, trials: Sequence[Trial], count: int, pool: Candidates, seed: int
+    ) -> list[Architecture]:
+        """One after the other, each as if the ones before were running."""
         metrics = [item.metric for item in (*self.problem.objectives, *self.problem.constraints)]
         surrogates = Surrogates.fit(space, trials, metrics, derive_seed("bayesian search", seed))
         chosen: list[Architecture] = []

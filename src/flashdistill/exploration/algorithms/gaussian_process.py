@@ -5,8 +5,10 @@ Shape legend: n observations, N query points, d features in [0, 1].
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -32,6 +34,17 @@ _MIN_NOISE = 1e-6
 
 _FIT_OPTIONS = {"maxiter": 75, "ftol": 1e-6}
 """Of L-BFGS-B: tighter ones take twice as long and change the predictions by less than the noise."""
+
+
+@contextlib.contextmanager
+def single_thread() -> Iterator[None]:
+    """Compute on one thread: with matrices this small, threads that wait for a busy core cost ten times the work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from flashdistill.data.batch import Batch
+from flashdistill.evaluation.pretraining_accuracy import pretraining_accuracy, student_predictor, teacher_predictor
+from flashdistill.models.inputs import model_inputs
+from flashdistill.models.students import build_student
+from flashdistill.testing.tiny import ARCHITECTURE, FAMILY, VOCAB_SIZE, TinyData, tiny_teacher
+
+
+def oracle(wrong: int):  # type: ignore[no-untyped-def]
+    """Predicts every label but the first ``wrong`` of a batch; next sentences always "follows"."""
+
+    def predict(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        labels = batch.masked_labels.copy()
+        labels[:wrong] = (labels[:wrong] + 1) % VOCAB_SIZE
+        logits = torch.nn.functional.one_hot(torch.from_numpy(labels), VOCAB_SIZE).float() * 50
+        return logits, torch.tensor([[1.0, 0.0]]).repeat(len(batch.input_ids), 1)
+
+    return predict
+
+
+def test_counts_by_hand() -> None:
+    batches = list(TinyData().validation_batches(8))
+    tokens = sum(len(batch.masked_labels) for batch in batches)
+    scores = pretraining_accuracy(oracle(wrong=2), batches)
+    assert scores["mlm_accuracy"].value == pytest.approx(1 - 2 * len(batches) / tokens)
+    assert scores["mlm_accuracy"].samples == tokens
+    labels = np.concatenate([batch.next_sentence_labels for batch in batches])
+    assert scores["nsp_accuracy"].value == pytest.approx((labels == 0).mean())
+    assert scores["mlm_loss"].value == pytest.approx(50 * 2 * len(batches) / tokens, rel=1e-3)
+
+
+def test_standard_error_counts_sequences_not_tokens() -> None:
+    """A sequence that is all right or all wrong is one observation."""
+    rng = np.random.default_rng(0)
+    means = []
+    for _ in range(300):
+        good = rng.random(40) < 0.3
+        mask = np.ones((40, 6), dtype=np.int64)
+        labels = np.full(40 * 6, 7)
+        batch = Batch(mask, mask, mask, np.arange(240), labels, np.zeros(40, dtype=np.int64))
+        logits = torch.zeros(240, VOCAB_SIZE)
+        logits[torch.from_numpy(np.repeat(good, 6)), 7] = 1.0
+        score = pretraining_accuracy(lambda _, logits=logits: (logits, None), [batch])["mlm_accuracy"]
+        means.append((score.value, score.stderr))
+    values, errors = np.array(means).T
+    assert errors.mean() == pytest.approx(values.std(), rel=0.15)
+
+
+def test_models_without_a_next_sentence_head_have_no_such_score() -> None:
+    assert set(pretraining_accuracy(teacher_predictor(tiny_teacher()), TinyData().validation_batches(8))) == {
+        "mlm_accuracy",
+        "mlm_loss",
+    }
+
+
+def test_student_predictions_are_the_models_own() -> None:
+    student = build_student(ARCHITECTURE, FAMILY, 0)
+    batch = TinyData().batch(0, 4)
+    with torch.no_grad():
+        mlm, nsp = student_predictor(student, with_nsp=True)(batch)
+        expected = student(**model_inputs(batch))
+    positions = torch.from_numpy(batch.masked_positions)
+    torch.testing.assert_close(mlm, expected.prediction_logits.flatten(0, 1)[positions])
+    torch.testing.assert_close(nsp, expected.seq_relationship_logits)
+    batches = list(TinyData().validation_batches(8))
+    by_size = [
+        pretraining_accuracy(student_predictor(student, True), split)["mlm_loss"].value
+        for split in (batches, TinyData().validation_batches(8))
+    ]
+    assert by_size[0] == by_size[1]

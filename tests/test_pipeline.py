@@ -1,0 +1,310 @@
+"""The whole pipeline on a tiny configuration: delivered models, resumption, bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from transformers import AutoModelForMaskedLM, AutoTokenizer, BertConfig, BertModel, BertTokenizer
+
+from flashdistill import pipeline
+from flashdistill.config import load_config
+from flashdistill.core.architecture import Architecture
+from flashdistill.core.errors import (
+    CorpusError,
+    InputError,
+    NothingFeasibleError,
+    RunDirectoryError,
+    TeacherError,
+)
+from flashdistill.core.progress import Silent
+from flashdistill.core.trial import TrialState
+from flashdistill.delivery.record import RunRecord
+
+CONFIG = """\
+name: tiny
+teacher:
+  pretrain: {hidden_size: 32, num_layers: 2, num_heads: 4, intermediate_size: 64, vocab_size: 250, steps: 20,
+             batch_size: 16, learning_rate: 3.0e-3}
+corpus: {source: {files: "text*.txt"}, max_length: 32, validation_fraction: 0.1, validation_sequences: 64}
+space:
+  num_blocks: 2
+  embedding_size: 8
+  hidden_size: [16, 32]
+  bottleneck_size: [8, 16]
+  num_heads: [1, 2]
+  intermediate_size: [16, 32]
+  num_feedforward: [1, 2]
+baseline: 32_16_2_32_2
+target:
+  runtime: onnxruntime
+  sequence_length: 32
+  measurement: {seconds: 0.2, block_ms: 2, patience_seconds: 0, tolerance: 0.9, final_tolerance: 0.9}
+search: {algorithm: bayesian, trials: 3}
+flash: {steps_per_block: 2, pretraining_steps: 4, batch_size: 8, optimizer: adamw, learning_rate: 2.0e-3}
+regular: {steps_per_block: 3, pretraining_steps: 6}
+select: {top: 1}
+output: run
+cache: cache
+"""
+
+WORDS = {
+    "who": ["the cat", "a dog", "my friend", "the teacher", "one student", "the old king", "a bird", "the river"],
+    "does": ["sees", "likes", "follows", "builds", "remembers", "finds", "carries", "paints"],
+    "what": ["the house", "a red apple", "the long road", "his brother", "a song", "the blue sky", "an answer"],
+    "when": ["today", "slowly", "in the morning", "with joy", "at night", "again", "near the sea"],
+}
+
+
+def write_text(directory: Path, documents: int = 40) -> None:
+    choose = random.Random(0)
+    for number in range(2):
+        pages = []
+        for _ in range(documents // 2):
+            sentences = [" ".join(choose.choice(words) for words in WORDS.values()) + "." for _ in range(20)]
+            pages.append(" ".join(sentence.capitalize() for sentence in sentences))
+        (directory / f"text{number}.txt").write_text("\n\n\n".join(pages), encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with text, configuration and a finished run."""
+    directory = tmp_path_factory.mktemp("whole run")
+    write_text(directory)
+    (directory / "tiny.yaml").write_text(CONFIG, encoding="utf-8")
+    with in_directory(directory):
+        pipeline.run(load_config(Path("tiny.yaml")), Silent())
+    return directory
+
+
+class in_directory:
+    """Work in a directory, as a user does whose configuration has relative paths."""
+
+    def __init__(self, path: Path):
+        self.path, self.before = path, Path.cwd()
+
+    def __enter__(self) -> None:
+        os.chdir(self.path)
+
+    def __exit__(self, *_: object) -> None:
+        os.chdir(self.before)
+
+
+def tiny(directory: Path, *overrides: str, output: str = "other"):  # type: ignore[no-untyped-def]
+    """The tiny configuration with other settings; absolute paths, its own output, the shared cache."""
+    return load_config(
+        directory / "tiny.yaml",
+        [
+            f'corpus.source={{files: "{directory}/text*.txt"}}',
+            f"output={directory / output}",
+            f"cache={directory / 'cache'}",
+            *overrides,
+        ],
+    )
+
+
+def test_a_run_has_what_it_promises(finished: Path) -> None:
+    run = finished / "run"
+    record = RunRecord.load(run)
+    assert [trial.number for trial in record.trials] == [0, 1, 2, 3]
+    assert all(trial.state is TrialState.COMPLETE for trial in record.trials)
+    assert len({trial.architecture for trial in record.trials}) == 4
+    for trial in record.trials:
+        assert {"mlm_accuracy", "mlm_loss", "nsp_accuracy", "latency_ms", "num_parameters"} <= set(trial.measurements)
+    assert record.front
+    students = [model for model in record.delivered if not model.is_baseline]
+    assert len(students) == 1
+    assert record.delivered_baseline is not None
+    for name in ("report.html", "results.json", "config.yaml", "log.txt", "study.db", "plots"):
+        assert (run / name).exists() or name == "log.txt"
+    assert not (run / "signals").exists()
+    resolved = load_config(run / "config.yaml")
+    assert resolved.flash.steps_per_block == 2
+
+
+def test_a_delivered_student_gives_the_same_logits_everywhere(finished: Path) -> None:
+    model = RunRecord.load(finished / "run").delivered[0]
+    directory = finished / "run" / model.directory
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    encoded = tokenizer("The cat sees [MASK] today.", "A dog likes a song again.", return_tensors="pt")
+    student = AutoModelForMaskedLM.from_pretrained(directory).eval()
+    with torch.no_grad():
+        logits = student(**encoded).logits.numpy()
+        features = student.mobilebert(**encoded).last_hidden_state.numpy()
+    inputs = {name: value.numpy() for name, value in encoded.items()}
+    for file, expected in (("model.onnx", logits), ("encoder.onnx", features)):
+        session = onnxruntime.InferenceSession(directory / file, providers=["CPUExecutionProvider"])
+        feeds = {wanted.name: inputs[wanted.name] for wanted in session.get_inputs()}
+        assert np.abs(session.run(None, feeds)[0] - expected).max() <= 1e-4
+    assert model.parity_max_abs is not None
+    assert model.parity_max_abs <= 1e-4
+
+
+def test_the_same_command_again_changes_nothing(finished: Path) -> None:
+    before = (finished / "run" / "results.json").read_text()
+    started = time.monotonic()
+    with in_directory(finished):
+        pipeline.run(load_config(Path("tiny.yaml")), Silent())
+    after = json.loads((finished / "run" / "results.json").read_text())
+    assert after["trials"] == json.loads(before)["trials"]
+    assert after["delivered"] == json.loads(before)["delivered"]
+    assert time.monotonic() - started < 30
+
+
+def test_a_search_can_be_extended(finished: Path) -> None:
+    config = tiny(finished, output="extended")
+    pipeline.run(config, Silent(), until="search")
+    pipeline.run(tiny(finished, "search.trials=4", output="extended"), Silent(), until="search")
+    record = RunRecord.load(finished / "extended")
+    assert len(record.trials) == 5
+    assert not record.delivered
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from flashdistill import pipeline
+from flashdistill.config import load_config
+from flashdistill.core.progress import Silent
+import torch; torch.set_num_threads(1)
+
+class Killer(Silent):
+    def start(self, task, total=None):
+        self.where(task)
+    def advance(self, task, steps=1, note=""):
+        self.where(f"{task}/{note}")
+    def message(self, text):
+        self.where(text)
+    def where(self, text):
+        if sys.argv[1] in text:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+pipeline.run(load_config(Path("tiny.yaml"), sys.argv[2:]), Killer())
+"""
+
+
+@pytest.mark.parametrize(
+    "moment", ["pre-train the teacher/masked LM", "/block 2", "trial 2", "regular/pre-training", "deliver"]
+)
+def test_killed_anywhere_the_same_command_finishes(finished: Path, tmp_path: Path, moment: str) -> None:
+    write_text(tmp_path)
+    (tmp_path / "tiny.yaml").write_text(CONFIG, encoding="utf-8")
+    # A prepared teacher from the finished run's cache, unless its preparation is what is killed.
+    cache = tmp_path / "cache" if "teacher" in moment else finished / "cache"
+    overrides = [f"cache={cache}"]
+    killed = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", KILLED, moment, *overrides], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert not (tmp_path / "run" / "results.json").exists() or "deliver" in moment or "regular" in moment
+    with in_directory(tmp_path):
+        pipeline.run(load_config(Path("tiny.yaml"), overrides), Silent())
+    record, expected = RunRecord.load(tmp_path / "run"), RunRecord.load(finished / "run")
+    assert [trial.number for trial in record.trials] == [trial.number for trial in expected.trials]
+    assert {t.state for t in record.trials} == {TrialState.COMPLETE}
+    # Latencies differ from run to run and with them the suggestions; the baseline's training does not.
+    assert record.trials[0].value("mlm_loss") == expected.trials[0].value("mlm_loss")
+    assert len(record.delivered) == len(expected.delivered)
+
+
+def test_one_architecture_can_be_distilled_alone(finished: Path) -> None:
+    directory = pipeline.distill(tiny(finished, output="single"), Architecture.parse("16_8_1_16_1"), Silent())
+    assert (directory / "model.onnx").is_file()
+    assert (directory / "README.md").is_file()
+
+
+def test_architectures_can_be_measured_alone(finished: Path) -> None:
+    [(architecture, measured)] = pipeline.measure(tiny(finished), [Architecture.parse("16_8_1_16_1")], Silent())
+    assert str(architecture) == "16_8_1_16_1"
+    assert measured["latency_ms"].value > 0
+
+
+def test_limits_on_the_size_that_nothing_meets_stop_before_any_work(finished: Path) -> None:
+    with pytest.raises(NothingFeasibleError, match=r"none of the .* satisfies num_parameters <= 10: the smallest, "):
+        pipeline.run(tiny(finished, "constraints=[num_parameters <= 10]", output="never"), Silent())
+    assert not (finished / "never").exists()
+
+
+def test_limits_on_the_latency_that_nothing_meets_name_the_nearest(finished: Path) -> None:
+    config = tiny(finished, "constraints=[latency_ms <= 0.01x]", "search.trials=1", output="too slow")
+    with pytest.raises(NothingFeasibleError, match="the nearest:\n  .*latency_ms = .* breaks latency_ms <= 0.01x"):
+        pipeline.run(config, Silent())
+    record = RunRecord.load(finished / "too slow")
+    assert {trial.state for trial in record.students} == {TrialState.INFEASIBLE}
+    assert (finished / "too slow" / "report.html").exists()
+
+
+def test_a_directory_of_another_configuration_is_refused(finished: Path) -> None:
+    with in_directory(finished), pytest.raises(RunDirectoryError, match="flash.learning_rate: was 0.002, is 0.004"):
+        pipeline.run(load_config(Path("tiny.yaml"), ["flash.learning_rate=0.004"]), Silent())
+
+
+def test_a_directory_of_something_else_is_refused(finished: Path) -> None:
+    (finished / "photos").mkdir()
+    (finished / "photos" / "cat.jpg").touch()
+    with pytest.raises(RunDirectoryError, match="not empty and not a run's directory"):
+        pipeline.run(tiny(finished, output="photos"), Silent())
+
+
+def test_a_directory_in_use_is_refused(finished: Path) -> None:
+    run = pipeline.RunDirectory(finished / "run")
+    with run.locked(), in_directory(finished), pytest.raises(RunDirectoryError, match=r"is in use by process \d+"):
+        pipeline.run(load_config(Path("tiny.yaml")), Silent())
+
+
+def test_missing_text(finished: Path) -> None:
+    with pytest.raises(CorpusError, match=r"nothing.*\.txt"):
+        pipeline.run(tiny(finished, f'corpus.source={{files: "{finished}/nothing*.txt"}}', output="no text"), Silent())
+
+
+def teacher_directory(directory: Path, *, tokenizer: bool = True) -> Path:
+    """A BERT encoder without a masked-LM head."""
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz."]
+    vocabulary += [f"##{letter}" for letter in "abcdefghijklmnopqrstuvwxyz"]
+    config = BertConfig(
+        vocab_size=len(vocabulary), hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16
+    )
+    BertModel(config).save_pretrained(directory)
+    if tokenizer:
+        BertTokenizer(vocab={word: number for number, word in enumerate(vocabulary)}).save_pretrained(str(directory))
+    return directory
+
+
+def with_teacher(finished: Path, directory: Path, output: str, *overrides: str):  # type: ignore[no-untyped-def]
+    return tiny(finished, f"teacher={{model: {json.dumps(str(directory))}}}", *overrides, output=output)
+
+
+def test_a_teacher_without_a_head_needs_one_fitted(finished: Path, tmp_path: Path) -> None:
+    directory = teacher_directory(tmp_path / "encoder")
+    with pytest.raises(TeacherError, match=r"has no masked-LM head; set teacher.fit_mlm_head"):
+        pipeline.run(with_teacher(finished, directory, "headless"), Silent())
+    config = with_teacher(finished, directory, "fitted", "teacher.fit_mlm_head={steps: 5}", "search.trials=0")
+    pipeline.run(config, Silent(), until="search")
+    record = RunRecord.load(finished / "fitted")
+    assert record.teacher is not None
+    assert record.teacher.preparation == "masked-LM head fitted with all weights, 5 steps"
+    assert any("head fitted" in note for note in record.notes)
+
+
+def test_a_teacher_without_a_tokenizer(finished: Path, tmp_path: Path) -> None:
+    directory = teacher_directory(tmp_path / "bare", tokenizer=False)
+    with pytest.raises(TeacherError, match="no tokenizer in"):
+        pipeline.run(with_teacher(finished, directory, "bare"), Silent())
+
+
+def test_a_teacher_too_short_for_the_text(finished: Path, tmp_path: Path) -> None:
+    directory = teacher_directory(tmp_path / "short")
+    config = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 16}))
+    with pytest.raises(InputError, match="takes at most 16 tokens, but corpus.max_length is 32"):
+        pipeline.run(with_teacher(finished, directory, "short"), Silent())
