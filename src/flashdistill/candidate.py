@@ -17,6 +17,7 @@ from flashdistill.core.clock import timed
 from flashdistill.core.errors import InputError
 from flashdistill.core.files import read_json, write_json
 from flashdistill.core.measurement import Measurement
+from flashdistill.core.progress import tracked
 from flashdistill.core.trial import Trial, TrialState
 from flashdistill.distillation.distill import Distilled
 from flashdistill.distillation.settings import DistillationSettings
@@ -71,7 +72,7 @@ def _assess(
     """Fill ``measurements`` and ``costs`` as far as it gets; returns which constraints are broken."""
     constraints = bench.config.constraints if baseline else []
     measurements["num_parameters"] = Measurement.of("num_parameters", bench.num_parameters(architecture))
-    with timed(costs, "measure"):
+    with timed(costs, "measure"), tracked(bench.progress, f"measure {architecture}"):
         measurements |= bench.scales.measure(architecture)
     if broken := violations(constraints, _values(measurements), baseline):
         return "; ".join(broken)

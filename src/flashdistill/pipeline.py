@@ -15,24 +15,23 @@ from pathlib import Path
 from typing import Literal
 
 from flashdistill import results
-from flashdistill.candidate import distil, evaluate, failure_reason, run_candidate
-from flashdistill.config import RunConfig, dump_config
+from flashdistill.budgets import resolve_budgets
+from flashdistill.candidate import failure_reason, run_candidate
+from flashdistill.config import RunConfig
 from flashdistill.core.architecture import Architecture
 from flashdistill.core.clock import now, timed
 from flashdistill.core.errors import FlashDistillError, InputError, NothingFeasibleError
-from flashdistill.core.files import read_json, write_json, write_text
+from flashdistill.core.files import read_json, write_json
 from flashdistill.core.measurement import Measurement
 from flashdistill.core.progress import Progress, tracked
 from flashdistill.core.registry import load
 from flashdistill.core.run_directory import RunDirectory
 from flashdistill.core.trial import Trial, TrialState
-from flashdistill.delivery.deliver import deliver, delivered
+from flashdistill.delivery.deliver import delivered
 from flashdistill.delivery.json_form import decode, encode
 from flashdistill.delivery.model_card import write_model_card
 from flashdistill.delivery.record import DeliveredModel, RunRecord
 from flashdistill.delivery.report import write_report
-from flashdistill.distillation.calibration import resolve_steps, time_steps
-from flashdistill.distillation.settings import DistillationSettings
 from flashdistill.distillation.teacher_preparation import prepare_teacher
 from flashdistill.evaluation.pretraining_accuracy import pretraining_accuracy, teacher_predictor
 from flashdistill.exploration.algorithms.base import SearchProblem
@@ -43,6 +42,7 @@ from flashdistill.exploration.space import DesignSpace
 from flashdistill.exploration.storage import sqlite_url
 from flashdistill.exploration.study import Study
 from flashdistill.preflight import claim, quiet_libraries, require_feasible
+from flashdistill.regular import distil_and_deliver
 from flashdistill.training.optimizers import require_optimizer
 from flashdistill.workbench import Scales, Workbench
 
@@ -69,7 +69,7 @@ def run(config: RunConfig, progress: Progress, until: Literal["search", "deliver
 def distill(config: RunConfig, architecture: Architecture, progress: Progress) -> Path:
     """Regular distillation of one architecture; returns the directory of the delivered model."""
     with _opened(config, progress) as life:
-        life.resolve_budgets()
+        resolve_budgets(life.bench, life.costs)
         model = life.deliver_one(architecture, {})
         write_model_card(model, life.record([], []), life.directory.model(architecture))
         return life.directory.model(architecture)
@@ -178,36 +178,11 @@ class _Life:
             self.report(trials, chosen)
 
     def deliver_one(self, architecture: Architecture, flash: Mapping[str, Measurement]) -> DeliveredModel:
-        """Distil with the regular budget and deliver; what was delivered before is kept."""
-        target_directory = self.directory.model(architecture)
-        if (model := delivered(target_directory)) is not None:
+        """Regular distillation and delivery; what was delivered before is kept."""
+        if (model := delivered(self.directory.model(architecture))) is not None:
             return model
-        bench, costs = self.bench, {}
-        settings = bench.config.regular
-        distilled = distil(bench, architecture, settings, "regular", costs)
-        with timed(costs, "evaluate"):
-            scores = evaluate(bench, distilled)
-        parameters = Measurement.of("num_parameters", bench.num_parameters(architecture))
-        model = DeliveredModel(
-            architecture=architecture,
-            directory=f"{self.directory.models.name}/{architecture}",
-            measurements={"num_parameters": parameters, **scores},
-            flash_measurements=flash,
-            steps=settings.total_steps(bench.family.depth(architecture)),
-            costs=costs,
-            is_baseline=architecture == bench.config.baseline,
-        )
-        with tracked(self.progress, f"deliver {architecture}"):
-            model = deliver(
-                model,
-                distilled.student,
-                bench.prepared.tokenizer,
-                target_directory,
-                bench.config.target,
-                lambda path, expected: bench.scales.session.measure(str(architecture), path, expected, final=True),
-            )
-        self._charge(costs, "regular")
-        shutil.rmtree(self.directory.candidate(architecture) / "regular" / "checkpoints", ignore_errors=True)
+        model = distil_and_deliver(self.bench, architecture, flash)
+        self._charge(model.costs, "regular")
         return model
 
     def record(self, trials: Sequence[Trial], chosen: Sequence[Trial]) -> RunRecord:
@@ -228,32 +203,6 @@ class _Life:
             write_model_card(model, record, self.directory.path / model.directory)
         return write_report(record, self.directory.path)
 
-    def resolve_budgets(self) -> None:
-        """Turn seconds into steps, once; a resumed run keeps what the first one found."""
-        config, state = self.bench.config, self.directory.state()
-        if "flash" in state:
-            budgets = {name: DistillationSettings.model_validate(state[name]) for name in ("flash", "regular")}
-        else:
-            with timed(self.costs, "calibration"), tracked(self.progress, "calibrate"):
-                budgets = self._calibrated(config)
-            self.directory.remember(**{name: value.model_dump(mode="json") for name, value in budgets.items()})
-        self.bench.config = config.model_copy(update=budgets)
-        write_text(self.directory.config, dump_config(self.bench.config, results.version_lines()))
-        for name, budget in budgets.items():
-            self.progress.message(
-                f"{name}: {budget.steps_per_block} steps a block and {budget.pretraining_steps} steps of pre-training "
-                f"distillation, batches of {budget.batch_size}"
-            )
-
-    def _calibrated(self, config: RunConfig) -> dict[str, DistillationSettings]:
-        budgets = {"flash": config.flash, "regular": config.regular}
-        depth = self.bench.family.depth(config.baseline)
-        for name, budget in budgets.items():
-            if budget.seconds is not None:
-                trial_run = self.bench.distillation(config.baseline, budget.with_steps(1000, 1000), None, "calibrate")
-                budgets[name] = resolve_steps(budget, time_steps(trial_run), depth)
-        return budgets
-
     def _study(self, space: DesignSpace) -> Study:
         config = self.bench.config
         url = config.search.storage or sqlite_url(self.directory.study)
@@ -267,7 +216,7 @@ class _Life:
 
     def _baseline(self, study: Study) -> None:
         """Trial 0: everything relative refers to it, so its failure ends the run."""
-        self.resolve_budgets()
+        resolve_budgets(self.bench, self.costs)
         trials = study.trials()
         if not trials:
             trials = [self._start(study, self.bench.config.baseline)]

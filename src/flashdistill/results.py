@@ -174,11 +174,13 @@ def _notes(bench: Workbench, trials: Sequence[Trial]) -> list[str]:
     prepared = bench.prepared.report
     if prepared.preparation:
         notes.append(f"The teacher {prepared.name} was prepared by the tool: {prepared.preparation}.")
-    noisy = [str(t.architecture) for t in trials if t.measurements.get("latency_ms") and _noisy(t)]
+    measured = [trial for trial in trials if "latency_ms" in trial.measurements]
+    noisy = [str(trial.architecture) for trial in measured if _noisy(trial)]
     if noisy:
+        which = ", ".join(noisy) if len(noisy) <= 3 else f"{len(noisy)} of {len(measured)} architectures"
         notes.append(
-            f"The machine was busy while {', '.join(noisy)} {'was' if len(noisy) == 1 else 'were'} measured: "
-            "the latency is known less precisely than asked for, as its interval says."
+            f"The latency of {which} is known less precisely than target.measurement.tolerance asks for: the budget "
+            "of seconds was spent first. The intervals say how precisely."
         )
     scores = [t.measurements["nsp_accuracy"] for t in trials if "nsp_accuracy" in t.measurements]
     if scores and all(score.value - 3 * (score.stderr or 0) < NSP_CHANCE for score in scores):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -78,10 +79,8 @@ def test_an_optimiser_continues_exactly(tmp_path: Path, name: str) -> None:
                 return original(step)
 
             phase.loss = loss
-        try:
+        with contextlib.suppress(KeyboardInterrupt):
             run_phase(phase, {"model": model}, store, resume)
-        except KeyboardInterrupt:
-            pass
         return model
 
     expected = training(10, None, None)

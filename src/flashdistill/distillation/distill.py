@@ -73,7 +73,7 @@ class Distillation:
             DivergedError: a loss, feature map or gradient is not finite.
         """
         num_blocks = blocks.num_blocks(self.student)
-        steps_per_block, pretraining_steps = self._steps()
+        steps_per_block, _ = self._steps()
         resume = self.store.load_latest() if self.store else None
         phases = [*(self._stage_name(index) for index in range(num_blocks)), HEAD, PRETRAINING]
         first = phases.index(resume.position["phase"]) if resume else 0

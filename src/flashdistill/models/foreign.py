@@ -69,9 +69,7 @@ def check_directory(directory: Path) -> None:
 
 def _hub_snapshot(model: str) -> Path:
     try:
-        directory = Path(
-            snapshot_download(model, allow_patterns=HUB_FILES)
-        )
+        directory = Path(snapshot_download(model, allow_patterns=HUB_FILES))
     except (OSError, ValueError, HfHubHTTPError) as error:
         raise TeacherError(
             f"teacher.model: {model} is no directory here, and it cannot be fetched from the model hub "

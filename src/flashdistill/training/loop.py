@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import nn
 
 from flashdistill.core.errors import DivergedError
@@ -76,7 +75,6 @@ def run_phase(
     store: CheckpointStore | None = None,
     resume: Snapshot | None = None,
     progress: Progress | None = None,
-    accelerator: Accelerator | None = None,
 ) -> LossCurve:
     """Train one phase to its end.
 
@@ -99,7 +97,7 @@ def run_phase(
         progress.advance(phase.task, first, phase.name)
     last_loss = math.nan
     for step in range(first, phase.schedule.steps):
-        last_loss = _step(phase, step, last_loss, accelerator)
+        last_loss = _step(phase, step, last_loss)
         curve.add(step, phase.schedule.steps, last_loss)
         progress.advance(phase.task, 1, f"{phase.name}, loss {last_loss:.3f}")
         if store is not None and store.due() and step + 1 < phase.schedule.steps:
@@ -107,7 +105,7 @@ def run_phase(
     return curve
 
 
-def _step(phase: Phase, step: int, last_loss: float, accelerator: Accelerator | None) -> float:
+def _step(phase: Phase, step: int, last_loss: float) -> float:
     for group in phase.optimizer.param_groups:
         group["lr"] = phase.schedule(step)
     loss = phase.loss(step)
@@ -117,10 +115,7 @@ def _step(phase: Phase, step: int, last_loss: float, accelerator: Accelerator | 
             f"diverged: the loss is {value} at step {step} of {phase.name}; last good loss {last_loss:.4g}"
         )
     phase.optimizer.zero_grad(set_to_none=True)
-    if accelerator is None:
-        loss.backward()
-    else:
-        accelerator.backward(loss)
+    loss.backward()
     norm = float(nn.utils.clip_grad_norm_(phase.parameters, phase.gradient_clip))
     if not math.isfinite(norm):
         raise DivergedError(

@@ -47,9 +47,7 @@ def build_optimizer(
     groups = [group for group in groups if group["params"]]
     # As published: decay inside the update, before the trust ratio, and moments not corrected for
     # their bias (the library's name for leaving the step alone is adam_debias=True).
-    return lamb(
-        groups, lr=learning_rate, betas=ADAM_BETAS, eps=LAMB_EPSILON, weight_decouple=False, adam_debias=True
-    )
+    return lamb(groups, lr=learning_rate, betas=ADAM_BETAS, eps=LAMB_EPSILON, weight_decouple=False, adam_debias=True)
 
 
 def require_optimizer(name: OptimizerName) -> None:
