@@ -19,11 +19,11 @@ class CountingTeacher(Teacher):
 
     calls = 0
 
-    def feature_maps(self, inputs, blocks):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
+    def feature_maps(self, inputs, blocks):  # type: ignore[no-untyped-def]
         self.calls += 1
         return super().feature_maps(inputs, blocks)
 
-    def masked_features(self, inputs, positions):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
+    def masked_features(self, inputs, positions):  # type: ignore[no-untyped-def]
         self.calls += 1
         return super().masked_features(inputs, positions)
 
