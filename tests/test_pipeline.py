@@ -171,7 +171,7 @@ def test_a_search_can_be_extended(finished: Path) -> None:
 
 
 KILLED = """
-import os, signal, sys
+import os, re, signal, sys
 from pathlib import Path
 from flashdistill import pipeline
 from flashdistill.config import load_config
@@ -186,16 +186,24 @@ class Killer(Silent):
     def message(self, text):
         self.where(text)
     def where(self, text):
-        if sys.argv[1] in text:
+        if re.search(sys.argv[1], text):
             os.kill(os.getpid(), signal.SIGKILL)
 
 pipeline.run(load_config(Path("tiny.yaml"), sys.argv[2:]), Killer())
 """
 
 
-@pytest.mark.parametrize(
-    "moment", ["pre-train the teacher/masked LM", "/block 2", "trial 2", "regular/pre-training", "deliver"]
-)
+MOMENTS = {
+    "the teacher's pre-training": "^pre-train the teacher/masked LM",
+    "a measurement": "^measure",
+    "a stage": "/block 2",
+    "between trials": "^trial 2",
+    "regular distillation": "^regular.*/pre-training",
+    "delivery": "^deliver",
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS.values(), ids=MOMENTS.keys())
 def test_killed_anywhere_the_same_command_finishes(finished: Path, tmp_path: Path, moment: str) -> None:
     write_text(tmp_path)
     (tmp_path / "tiny.yaml").write_text(CONFIG, encoding="utf-8")
