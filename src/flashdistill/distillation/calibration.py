@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from flashdistill.distillation.distill import Distillation
 from flashdistill.distillation.progressive import StageInputs
 from flashdistill.distillation.settings import DistillationSettings
-from flashdistill.models import blocks
 from flashdistill.training.loop import Phase, seconds_per_step
 
 MINIMUM_PRETRAINING_STEPS = 10
@@ -43,11 +42,6 @@ def resolve_steps(settings: DistillationSettings, seconds: StepSeconds, num_bloc
     pretraining_steps = settings.seconds / (ratio * seconds.stage + seconds.pretraining)
     steps_per_block = round(ratio * pretraining_steps / num_blocks)
     return settings.with_steps(steps_per_block, max(MINIMUM_PRETRAINING_STEPS, round(pretraining_steps)))
-
-
-def resolve_budget(settings: DistillationSettings, distillation: Distillation) -> DistillationSettings:
-    """`time_steps` and `resolve_steps` in one."""
-    return resolve_steps(settings, time_steps(distillation), blocks.num_blocks(distillation.student))
 
 
 def _seconds(phase: Phase) -> float:

@@ -5,7 +5,6 @@ Flash and regular distillation are two budgets over this one procedure.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -40,7 +39,6 @@ class Distilled:
 
     student: MobileBertForPreTraining
     curves: Mapping[str, LossCurve]
-    costs: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -64,7 +62,6 @@ class Distillation:
             self.student, self.signals.teacher, self.signals.sample, derive_seed(self.seed, "blocks")
         )
         self.curves: dict[str, LossCurve] = {}
-        self._seconds = {"stages": 0.0, "pretraining": 0.0}
 
     def run(self) -> Distilled:
         """Run or resume all phases.
@@ -93,7 +90,7 @@ class Distillation:
         del inputs
         self._run_pretraining(resume if first == num_blocks + 1 else None)
         self.progress.finish(self.task)
-        return Distilled(self.student.eval(), self.curves, self._costs())
+        return Distilled(self.student.eval(), self.curves)
 
     def stage(self, index: int, inputs: StageInputs) -> tuple[Stage, Phase]:
         """The stage of block ``index`` (from 0) and its training phase."""
@@ -131,22 +128,20 @@ class Distillation:
 
     def _run_stage(self, index: int, inputs: StageInputs, resume: Snapshot | None) -> None:
         stage, phase = self.stage(index, inputs)
-        self._train(phase, {"student": self.student, "adapters": stage.adapters}, resume, "stages")
+        self._train(phase, {"student": self.student, "adapters": stage.adapters}, resume)
 
     def _run_head(self, inputs: StageInputs, resume: Snapshot | None) -> None:
-        self._train(self.head(inputs), {"student": self.student}, resume, "stages")
+        self._train(self.head(inputs), {"student": self.student}, resume)
 
     def _run_pretraining(self, resume: Snapshot | None) -> None:
-        self._train(self.pretraining(), {"student": self.student}, resume, "pretraining")
+        self._train(self.pretraining(), {"student": self.student}, resume)
 
-    def _train(self, phase: Phase, modules: dict[str, nn.Module], resume: Snapshot | None, cost: str) -> None:
+    def _train(self, phase: Phase, modules: dict[str, nn.Module], resume: Snapshot | None) -> None:
         inside = resume if resume and resume.position["optimizer"] else None
-        begin = time.perf_counter()
         self.student.requires_grad_(False)
         for parameter in phase.parameters:
             parameter.requires_grad_(True)
         self.curves[phase.name] = run_phase(phase, modules, self.store, inside, self.progress)
-        self._seconds[cost] += time.perf_counter() - begin
 
     def _phase(self, name: str, loss, parameters: list[nn.Parameter], steps: int, rate: float) -> Phase:
         settings = self.settings
@@ -157,9 +152,6 @@ class Distillation:
 
     def _steps(self) -> tuple[int, int]:
         return self.settings.steps_per_block or 0, self.settings.pretraining_steps or 0
-
-    def _costs(self) -> dict[str, float]:
-        return {f"{name}_seconds": seconds for name, seconds in self._seconds.items()}
 
     @staticmethod
     def _stage_name(index: int) -> str:

@@ -81,7 +81,7 @@ class PreparedTeacher:
 class _Draft:
     """A teacher on its way: ``training`` is None where nothing needs to be fitted."""
 
-    make_model: Callable[[TokenisedCorpus, PretrainingData], PreTrainedModel]
+    make_model: Callable[[TokenisedCorpus], PreTrainedModel]
     tokenizer: PreTrainedTokenizerFast
     training: TrainingBudget | None
     report: TeacherReport
@@ -144,7 +144,7 @@ def _draft_of_given(
             f"{source_size}; they do not belong together"
         )
 
-    def make_model(corpus: TokenisedCorpus, data: PretrainingData) -> PreTrainedModel:
+    def make_model(corpus: TokenisedCorpus) -> PreTrainedModel:
         smaller = model if kept is None else slice_vocabulary(model, kept)
         if not has_head:
             begin_head(smaller, token_counts(corpus, smaller.config.vocab_size))
@@ -177,7 +177,7 @@ def _draft_of_pretrained(
     key = content_key(_FORMAT, "wordpiece", reader.fingerprint(), settings.vocab_size)
     tokenizer, _ = _kept_tokenizer(cache_root / "tokenizers" / key, train)
 
-    def make_model(corpus: TokenisedCorpus, data: PretrainingData) -> PreTrainedModel:
+    def make_model(corpus: TokenisedCorpus) -> PreTrainedModel:
         config = BertConfig(
             vocab_size=len(tokenizer),
             hidden_size=settings.hidden_size,
@@ -253,7 +253,7 @@ def _build(
 ) -> tuple[PreTrainedModel, TeacherReport]:
     work = directory.with_name(f"{directory.name}.work")
     data = PretrainingData(corpus, draft.tokenizer, corpus_settings, derive_seed(seed, "teacher-data"))
-    model = draft.make_model(corpus, data)
+    model = draft.make_model(corpus)
     begin = time.perf_counter()
     steps = 0
     if draft.training is not None:
