@@ -9,9 +9,11 @@ from flashdistill.config import RunConfig, dump_config
 from flashdistill.core.clock import timed
 from flashdistill.core.files import write_text
 from flashdistill.core.progress import tracked
-from flashdistill.distillation.calibration import resolve_steps, time_steps
-from flashdistill.distillation.settings import DistillationSettings
+from flashdistill.distillation.calibration import StepSeconds, resolve_steps
+from flashdistill.distillation.settings import DistillationSettings, FlashSettings
 from flashdistill.workbench import Workbench
+
+Budgets = dict[str, DistillationSettings]
 
 _WHILE_TIMING = 1000
 """Steps of the schedule that is timed; any number will do."""
@@ -24,7 +26,10 @@ def resolve_budgets(bench: Workbench, costs: MutableMapping[str, float]) -> None
     """
     config, state = bench.config, bench.directory.state()
     if "flash" in state:
-        budgets = {name: DistillationSettings.model_validate(state[name]) for name in ("flash", "regular")}
+        budgets: Budgets = {
+            "flash": FlashSettings.model_validate(state["flash"]),
+            "regular": DistillationSettings.model_validate(state["regular"]),
+        }
     else:
         with timed(costs, "calibration"), tracked(bench.progress, "calibrate"):
             budgets = _calibrated(bench, config)
@@ -38,12 +43,15 @@ def resolve_budgets(bench: Workbench, costs: MutableMapping[str, float]) -> None
         )
 
 
-def _calibrated(bench: Workbench, config: RunConfig) -> dict[str, DistillationSettings]:
-    budgets = {"flash": config.flash, "regular": config.regular}
+def _calibrated(bench: Workbench, config: RunConfig) -> Budgets:
+    budgets: Budgets = {"flash": config.flash, "regular": config.regular}
     depth = bench.family.depth(config.baseline)
+    known: dict[str, StepSeconds] = {}
     for name, budget in budgets.items():
-        if budget.seconds is not None:
+        # Flash and regular steps cost the same where the budgets differ in their length only.
+        kind = budget.with_steps(_WHILE_TIMING, _WHILE_TIMING).model_dump_json(exclude={"students_per_teacher"})
+        if budget.seconds is not None and kind not in known:
             timed_settings = budget.with_steps(_WHILE_TIMING, _WHILE_TIMING)
-            thrown_away = bench.distillation(config.baseline, timed_settings, None, "calibrate")
-            budgets[name] = resolve_steps(budget, time_steps(thrown_away), depth)
+            known[kind] = bench.time_steps(config.baseline, timed_settings)
+        budgets[name] = resolve_steps(budget, known.get(kind), depth)
     return budgets

@@ -1,14 +1,16 @@
-"""The life of one candidate: measure, distil, evaluate, record.
+"""The life of a candidate: measure, distil, evaluate, record.
 
 Latency needs random weights only, so it is measured first: a candidate that breaks a constraint
-costs no training. A candidate's failure is data; it is caught here, once, and nowhere else.
+costs no training. Several candidates may live side by side, so that the teacher answers once
+for all of them. A candidate's failure is data; it is caught here, once, and nowhere else.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 
@@ -16,15 +18,14 @@ from flashdistill.core.architecture import Architecture
 from flashdistill.core.clock import timed
 from flashdistill.core.errors import InputError
 from flashdistill.core.files import read_json, write_json
-from flashdistill.core.measurement import Measurement
+from flashdistill.core.measurement import Constraint, Measurement
 from flashdistill.core.progress import tracked
 from flashdistill.core.trial import Trial, TrialState
 from flashdistill.distillation.distill import Distilled
-from flashdistill.distillation.settings import DistillationSettings
 from flashdistill.evaluation.pretraining_accuracy import pretraining_accuracy, student_predictor
 from flashdistill.exploration.constraints import violations
 from flashdistill.training.loop import LossCurve
-from flashdistill.workbench import Workbench
+from flashdistill.workbench import Budget, Workbench
 
 log = logging.getLogger(__name__)
 
@@ -32,66 +33,122 @@ EVALUATION_BATCH = 32
 """Sequences scored at a time; has no influence on the result."""
 
 
-def run_candidate(bench: Workbench, pending: Trial, baseline: Mapping[str, float]) -> Trial:
-    """Work on a pending trial to its end, or continue where a killed process left it.
+@dataclass
+class _Candidate:
+    """A trial on its way. Once it has a reason it goes no further."""
+
+    trial: Trial
+    state: TrialState = TrialState.COMPLETE
+    reason: str = ""
+    measurements: dict[str, Measurement] = field(default_factory=dict)
+    costs: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def architecture(self) -> Architecture:
+        return self.trial.architecture
+
+    def attempt(self, work: Callable[[], None]) -> None:
+        """Do a part of the candidate's life; its failure is the candidate's.
+
+        Raises:
+            InputError, OSError: the run cannot go on (a full disk, say).
+        """
+        if self.reason:
+            return
+        try:
+            work()
+        except (InputError, OSError):
+            raise
+        except Exception as error:
+            self.fail(error)
+
+    def fail(self, error: Exception) -> None:
+        self.state, self.reason = TrialState.FAILED, failure_reason(error)
+        log.warning("candidate %s failed: %s", self.architecture, self.reason, exc_info=error)
+
+    def require(self, constraints: Sequence[Constraint], baseline: Mapping[str, float]) -> None:
+        """Infeasible from here on if a measured value breaks a constraint."""
+        values = {name: measurement.value for name, measurement in self.measurements.items()}
+        if broken := violations(constraints, values, baseline):
+            self.state, self.reason = TrialState.INFEASIBLE, "; ".join(broken)
+
+    def recorded(self) -> Trial:
+        """The trial as complete, infeasible or failed; values that are not finite are left out."""
+        finite = {name: measurement for name, measurement in self.measurements.items() if measurement.finite}
+        if self.state is TrialState.COMPLETE and len(finite) < len(self.measurements):
+            lost = ", ".join(sorted(set(self.measurements) - set(finite)))
+            self.state, self.reason = TrialState.FAILED, f"diverged: {lost} not finite"
+        return dataclasses.replace(
+            self.trial, state=self.state, reason=self.reason, measurements=finite, costs=self.costs
+        )
+
+
+def run_candidates(bench: Workbench, pending: Sequence[Trial], baseline: Mapping[str, float]) -> list[Trial]:
+    """Work on pending trials to their end, or continue where a killed process left them.
 
     Args:
         baseline: the baseline's values by metric, for relative bounds; empty for the baseline
             itself (trial 0), which has no constraints to satisfy.
 
     Returns:
-        The trial as complete, infeasible or failed, never pending.
+        The trials as complete, infeasible or failed, never pending.
 
     Raises:
-        InputError, OSError: the run cannot go on (a full disk, say); not the candidate's fault.
+        InputError, OSError: the run cannot go on (a full disk, say); not the candidates' fault.
     """
-    measurements: dict[str, Measurement] = {}
-    costs: dict[str, float] = {}
-    state, reason = TrialState.COMPLETE, ""
-    try:
-        reason = _assess(bench, pending.architecture, baseline, measurements, costs)
-        state = TrialState.INFEASIBLE if reason else state
-    except (InputError, OSError):
-        raise
-    except Exception as error:
-        state, reason = TrialState.FAILED, failure_reason(error)
-        log.warning("candidate %s failed: %s", pending.architecture, reason, exc_info=error)
-    finite = {name: measurement for name, measurement in measurements.items() if measurement.finite}
-    if state is TrialState.COMPLETE and len(finite) < len(measurements):
-        state, reason = TrialState.FAILED, f"diverged: {', '.join(sorted(set(measurements) - set(finite)))} not finite"
-    return dataclasses.replace(pending, state=state, reason=reason, measurements=finite, costs=costs)
-
-
-def _assess(
-    bench: Workbench,
-    architecture: Architecture,
-    baseline: Mapping[str, float],
-    measurements: dict[str, Measurement],
-    costs: dict[str, float],
-) -> str:
-    """Fill ``measurements`` and ``costs`` as far as it gets; returns which constraints are broken."""
     constraints = bench.config.constraints if baseline else []
-    measurements["num_parameters"] = Measurement.of("num_parameters", bench.num_parameters(architecture))
-    with timed(costs, "measure"), tracked(bench.progress, f"measure {architecture}"):
-        measurements |= bench.scales.measure(architecture)
-    if broken := violations(constraints, _values(measurements), baseline):
-        return "; ".join(broken)
-    distilled = distil(bench, architecture, bench.config.flash, f"distil {architecture}", costs)
-    with timed(costs, "evaluate"):
-        measurements |= evaluate(bench, distilled)
-    return "; ".join(violations(constraints, _values(measurements), baseline))
+    candidates = [_Candidate(trial) for trial in pending]
+    for candidate in candidates:
+        candidate.attempt(lambda one=candidate: _measure(bench, one))
+        candidate.attempt(lambda one=candidate: one.require(constraints, baseline))
+    going = [candidate for candidate in candidates if not candidate.reason]
+    results = distil(bench, [one.architecture for one in going], "flash", [one.costs for one in going])
+    for candidate, result in zip(going, results, strict=True):
+        if isinstance(result, Exception):
+            candidate.fail(result)
+            continue
+        candidate.attempt(lambda one=candidate, student=result: _evaluate(bench, one, student))
+        candidate.attempt(lambda one=candidate: one.require(constraints, baseline))
+    return [candidate.recorded() for candidate in candidates]
+
+
+def _measure(bench: Workbench, candidate: _Candidate) -> None:
+    architecture = candidate.architecture
+    candidate.measurements["num_parameters"] = Measurement.of("num_parameters", bench.num_parameters(architecture))
+    with timed(candidate.costs, "measure"), tracked(bench.progress, f"measure {architecture}"):
+        candidate.measurements |= bench.scales.measure(architecture)
+
+
+def _evaluate(bench: Workbench, candidate: _Candidate, distilled: Distilled) -> None:
+    with timed(candidate.costs, "evaluate"):
+        candidate.measurements |= evaluate(bench, distilled)
 
 
 def distil(
-    bench: Workbench, architecture: Architecture, settings: DistillationSettings, task: str, costs: dict[str, float]
-) -> Distilled:
-    """Distil an architecture under a budget; keeps its learning curve, drops its checkpoints."""
-    work = bench.directory.candidate(architecture) / ("flash" if settings is bench.config.flash else "regular")
-    distillation = bench.distillation(architecture, settings, work, task)
-    with timed(costs, "distill"):
-        distilled = distillation.run()
-    write_json(work / "curves.json", {name: curve.points for name, curve in distilled.curves.items()})
-    return distilled
+    bench: Workbench,
+    architectures: Sequence[Architecture],
+    budget: Budget,
+    costs: Sequence[dict[str, float]],
+) -> list[Distilled | Exception]:
+    """Distil architectures side by side under a budget; keeps their learning curves.
+
+    Args:
+        costs: per architecture, where its share of the time is added.
+
+    Returns:
+        Per architecture the student, or why it failed.
+    """
+    if not architectures:
+        return []
+    spent: dict[str, float] = {}
+    with timed(spent, "distill"):
+        results = bench.distill(architectures, budget)
+    for architecture, result, cost in zip(architectures, results, costs, strict=True):
+        cost["distill"] = spent["distill"] / len(architectures)
+        if isinstance(result, Distilled):
+            curves = {name: curve.points for name, curve in result.curves.items()}
+            write_json(bench.directory.candidate(architecture) / budget / "curves.json", curves)
+    return results
 
 
 def evaluate(bench: Workbench, distilled: Distilled) -> dict[str, Measurement]:
@@ -117,7 +174,3 @@ def failure_reason(error: Exception) -> str:
         return "out of memory"
     known = type(error).__module__.startswith("flashdistill")
     return text if known else f"{type(error).__name__}: {text}"
-
-
-def _values(measurements: Mapping[str, Measurement]) -> dict[str, float]:
-    return {name: measurement.value for name, measurement in measurements.items()}

@@ -35,7 +35,7 @@ from flashdistill.core.section_check import checked_fields, shown
 from flashdistill.core.settings import Section
 from flashdistill.core.yaml_source import KeyPath, YamlSource, plain_scalar, read_yaml
 from flashdistill.data.settings import CorpusSettings
-from flashdistill.distillation.settings import DistillationSettings, inherit
+from flashdistill.distillation.settings import DistillationSettings, FlashSettings, SignalSettings, inherit
 from flashdistill.exploration.settings import (
     ConstraintSetting,
     ObjectiveSetting,
@@ -45,6 +45,7 @@ from flashdistill.exploration.settings import (
 )
 from flashdistill.hardware.settings import TargetSettings
 from flashdistill.models.settings import TeacherSettings
+from flashdistill.training.settings import TrainingSettings
 
 MAX_POSITIONS = StudentFamily().max_positions
 """The longest sequence of any student, in tokens."""
@@ -54,9 +55,20 @@ BERT_VOCABULARY = StudentFamily().vocab_size
 
 CACHE_VARIABLE = "FLASHDISTILL_CACHE"
 
-_WITHOUT_EFFECT_ON_RESULTS = ("output", "cache", "select", "search.trials")
-"""Keys that may change between two runs into one output directory: places, how many more
-architectures to try, which of the results to distil in full. Not the name: the study bears it."""
+_WITHOUT_EFFECT_ON_RESULTS = (
+    "output",
+    "cache",
+    "select",
+    "search.trials",
+    "signals.disk_gib",
+    "signals.memory_gib",
+    "training.device",
+    "training.compile",
+    "training.micro_batch_size",
+)
+"""Keys that may change between two runs into one output directory: places, devices and memory, how
+many more architectures to try, which of the results to distil in full. Not the name: the study
+bears it."""
 
 
 def _parse_architecture(value: object) -> object:
@@ -99,8 +111,10 @@ class RunConfig(Section):
     )
     constraints: list[ConstraintSetting] = Field(default_factory=list)
     search: SearchSettings = SearchSettings.model_validate({})
-    flash: DistillationSettings
+    flash: FlashSettings
     regular: DistillationSettings
+    signals: SignalSettings = SignalSettings.model_validate({})
+    training: TrainingSettings = TrainingSettings.model_validate({})
     select: SelectSettings = SelectSettings.model_validate({})
     output: Place = Field(description="the run directory, relative to the working directory")
     cache: Place | None = Field(None, description="null: $FLASHDISTILL_CACHE, else ~/.cache/flashdistill")
@@ -206,6 +220,7 @@ def _disagreements(values: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
     yield from _length_problems(values)
     if "space" in values:
         yield from _space_problems(values["space"])
+        yield from _relation_problems(values)
         if "baseline" in values and (message := architecture_misfit(values["baseline"], values["space"])):
             yield ("baseline",), f"got {values['baseline']}, {message}"
 
@@ -238,6 +253,22 @@ def _space_problems(space: SpaceSettings) -> Iterator[tuple[KeyPath, str]]:
             f"got {shown(space.num_heads)}, but none divides any bottleneck_size of {shown(space.bottleneck_size)}, "
             "so no architecture is possible",
         )
+
+
+def _relation_problems(values: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
+    sizes = set(values["space"].bottleneck_size)
+    if "baseline" in values:
+        sizes.add(values["baseline"].bottleneck_size)
+    for section in ("flash", "regular"):
+        losses = getattr(values.get(section), "losses", None)
+        if losses is None or not losses.relations:
+            continue
+        if indivisible := sorted(size for size in sizes if size % losses.relation_heads):
+            yield (
+                (section, "losses", "relation_heads"),
+                f"got {losses.relation_heads}, which does not divide the bottleneck size {indivisible[0]}; "
+                "relations are formed in equal parts of it",
+            )
 
 
 def architecture_misfit(architecture: Architecture, space: SpaceSettings) -> str | None:

@@ -16,14 +16,14 @@ from typing import Literal
 
 from flashdistill import results
 from flashdistill.budgets import resolve_budgets
-from flashdistill.candidate import failure_reason, run_candidate
+from flashdistill.candidate import failure_reason, run_candidates
 from flashdistill.config import RunConfig
 from flashdistill.core.architecture import Architecture
 from flashdistill.core.clock import now, timed
 from flashdistill.core.errors import FlashDistillError, InputError, NothingFeasibleError
 from flashdistill.core.files import read_json, write_json
 from flashdistill.core.measurement import Measurement
-from flashdistill.core.progress import Progress, tracked
+from flashdistill.core.progress import Progress, Silent, tracked
 from flashdistill.core.registry import load
 from flashdistill.core.run_directory import RunDirectory
 from flashdistill.core.trial import Trial, TrialState
@@ -43,6 +43,7 @@ from flashdistill.exploration.storage import sqlite_url
 from flashdistill.exploration.study import Study
 from flashdistill.preflight import claim, quiet_libraries, require_feasible
 from flashdistill.regular import distil_and_deliver
+from flashdistill.training.compute import Compute, dismissing_others, open_compute
 from flashdistill.training.optimizers import require_optimizer
 from flashdistill.workbench import Scales, Workbench
 
@@ -50,14 +51,18 @@ MEASURED_PER_TRAINED = 4
 """A search gives up after measuring this many students for each that it may train."""
 
 
-def run(config: RunConfig, progress: Progress, until: Literal["search", "delivery"] = "delivery") -> Path:
+def run(config: RunConfig, progress: Progress, until: Literal["search", "delivery"] = "delivery") -> Path | None:
     """The whole pipeline, or up to the end of the search; returns the report's path.
+
+    Of several processes only the main one returns it; the others take part in the training.
 
     Raises:
         InputError: something the user gave cannot be used; nothing was trained.
         NothingFeasibleError: no architecture satisfies the constraints.
     """
     with _opened(config, progress) as life:
+        if life is None:
+            return None
         trials = life.search()
         if until == "search":
             return life.report(trials, [])
@@ -66,9 +71,14 @@ def run(config: RunConfig, progress: Progress, until: Literal["search", "deliver
         return life.report(trials, chosen, finished=True)
 
 
-def distill(config: RunConfig, architecture: Architecture, progress: Progress) -> Path:
-    """Regular distillation of one architecture; returns the directory of the delivered model."""
+def distill(config: RunConfig, architecture: Architecture, progress: Progress) -> Path | None:
+    """Regular distillation of one architecture; returns the directory of the delivered model.
+
+    Of several processes only the main one returns it; the others take part in the training.
+    """
     with _opened(config, progress) as life:
+        if life is None:
+            return None
         resolve_budgets(life.bench, life.costs)
         model = life.deliver_one(architecture, {})
         write_model_card(model, life.record([], []), life.directory.model(architecture))
@@ -100,15 +110,23 @@ def report(run_directory: Path) -> Path:
 
 
 @contextmanager
-def _opened(config: RunConfig, progress: Progress) -> Iterator[_Life]:
-    """Claim the run directory, prepare teacher and text; on leaving, give everything back."""
+def _opened(config: RunConfig, progress: Progress) -> Iterator[_Life | None]:
+    """Claim the run directory, prepare teacher and text; on leaving, give everything back.
+
+    In all processes but the main one the whole run happens in here, and None is given.
+    """
     quiet_libraries()
     for settings in (config.flash, config.regular):
         require_optimizer(settings.optimizer)
     vocabulary, known = config.expected_vocab_size
     if known:
         require_feasible(config, vocabulary)
+    compute = open_compute(config.training)
     directory = RunDirectory(config.output)
+    if not compute.is_main:
+        _workbench(config, directory, Silent(), compute).follow()
+        yield None
+        return
     directory.create()
     with directory.locked():
         claim(directory, config)
@@ -116,14 +134,19 @@ def _opened(config: RunConfig, progress: Progress) -> Iterator[_Life]:
             progress.attach_log(directory.log)  # type: ignore[attr-defined]
         costs: dict[str, float] = dict(directory.state().get("costs", {}))
         with timed(costs, "teacher"):
-            prepared = prepare_teacher(config.teacher, config.corpus, config.cache_directory, config.seed, progress)
-        require_feasible(config, len(prepared.tokenizer))
-        life = _Life(Workbench(config, directory, prepared, progress), costs)
+            bench = _workbench(config, directory, progress, compute)
         try:
-            yield life
+            with dismissing_others(compute):
+                require_feasible(config, len(bench.prepared.tokenizer))
+                yield _Life(bench, costs)
         finally:
-            life.bench.scales.close()
+            bench.scales.close()
             directory.remember(costs=costs)
+
+
+def _workbench(config: RunConfig, directory: RunDirectory, progress: Progress, compute: Compute) -> Workbench:
+    prepared = prepare_teacher(config.teacher, config.corpus, config.cache_directory, progress, compute)
+    return Workbench(config, directory, prepared, progress, compute)
 
 
 class _Life:
@@ -150,12 +173,12 @@ class _Life:
                 if _spent(trials, config.search.trials):
                     break
                 with timed(self.costs, "search"):
-                    suggestions = algorithm.suggest(space, trials, 1, config.seed)
+                    suggestions = algorithm.suggest(space, trials, self._places(trials), config.seed)
                 if not suggestions:
                     self.progress.message(f"the space is exhausted after {len(trials) - 1} architectures")
                     break
-                pending = [self._start(study, suggestions[0])]
-            self._work_on(study, pending[0])
+                pending = [self._start(study, suggestion) for suggestion in suggestions]
+            self._work_on(study, pending)
         self._require_some_feasible(study.trials())
         study.close()
         return trials
@@ -223,18 +246,24 @@ class _Life:
         if not trials:
             trials = [self._start(study, self.bench.config.baseline)]
         if trials[0].state is TrialState.PENDING:
-            self._work_on(study, trials[0])
+            self._work_on(study, trials[:1])
         baseline = study.trials()[0]
         if baseline.state is not TrialState.COMPLETE:
             raise FlashDistillError(f"the baseline {baseline.architecture} failed: {baseline.reason}")
 
-    def _work_on(self, study: Study, pending: Trial) -> None:
-        reference = {name: m.value for name, m in study.trials()[0].measurements.items()} if pending.number else {}
-        trial = run_candidate(self.bench, pending, reference)
-        study.finish(trial)
-        shutil.rmtree(self.directory.candidate(trial.architecture) / "flash" / "checkpoints", ignore_errors=True)
-        self._charge(trial.costs, "flash")
-        self.progress.message(results.describe(trial, self.bench))
+    def _places(self, trials: Sequence[Trial]) -> int:
+        """How many candidates to start together: as many as share the teacher, within the budget."""
+        config = self.bench.config
+        return max(1, min(config.flash.students_per_teacher, config.search.trials - _trained(trials)))
+
+    def _work_on(self, study: Study, pending: Sequence[Trial]) -> None:
+        baseline = {} if pending[0].number == 0 else study.trials()[0].measurements
+        reference = {name: measurement.value for name, measurement in baseline.items()}
+        for trial in run_candidates(self.bench, pending, reference):
+            study.finish(trial)
+            shutil.rmtree(self.directory.candidate(trial.architecture) / "flash" / "checkpoints", ignore_errors=True)
+            self._charge(trial.costs, "flash")
+            self.progress.message(results.describe(trial, self.bench))
         self.progress.status(results.summary(study.trials(), self.bench))
 
     def _charge(self, costs: Mapping[str, float], budget: str) -> None:
@@ -275,6 +304,8 @@ def _spent(trials: Sequence[Trial], budget: int) -> bool:
     A student that breaks a limit costs a measurement and no training, so it does not count as
     one of ``search.trials``; but a limit that nearly all break must not keep us measuring.
     """
-    students = trials[1:]
-    trained = sum(trial.state is not TrialState.INFEASIBLE for trial in students)
-    return trained >= budget or len(students) >= MEASURED_PER_TRAINED * budget
+    return _trained(trials) >= budget or len(trials) - 1 >= MEASURED_PER_TRAINED * budget
+
+
+def _trained(trials: Sequence[Trial]) -> int:
+    return sum(trial.state is not TrialState.INFEASIBLE for trial in trials[1:])

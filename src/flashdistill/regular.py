@@ -30,10 +30,12 @@ def distil_and_deliver(
         TargetError: the exported model answers differently or cannot be measured.
     """
     costs: dict[str, float] = {}
-    settings = bench.config.regular
-    distilled = distil(bench, architecture, settings, f"regular distillation of {architecture}", costs)
+    [distilled] = distil(bench, [architecture], "regular", [costs])
+    if isinstance(distilled, Exception):
+        raise distilled
     with timed(costs, "evaluate"):
         scores = evaluate(bench, distilled)
+    student = distilled.student.cpu()
     directory = bench.directory.model(architecture)
     model = DeliveredModel(
         architecture=architecture,
@@ -43,7 +45,7 @@ def distil_and_deliver(
             **scores,
         },
         flash_measurements=flash,
-        steps=settings.total_steps(bench.family.depth(architecture)),
+        steps=bench.config.regular.total_steps(bench.family.depth(architecture)),
         costs=costs,
         is_baseline=architecture == bench.config.baseline,
     )
@@ -53,6 +55,6 @@ def distil_and_deliver(
             return bench.scales.session.measure(str(architecture), encoder, expected, final=True)
 
     with tracked(bench.progress, f"deliver {architecture}"):
-        model = deliver(model, distilled.student, bench.prepared.tokenizer, directory, bench.config.target, measure)
+        model = deliver(model, student, bench.prepared.tokenizer, directory, bench.config.target, measure)
     shutil.rmtree(bench.directory.candidate(architecture) / "regular" / "checkpoints", ignore_errors=True)
     return model

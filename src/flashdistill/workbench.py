@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from flashdistill.config import RunConfig
 from flashdistill.core.architecture import Architecture, StudentFamily
@@ -15,18 +16,38 @@ from flashdistill.core.run_directory import RunDirectory
 from flashdistill.core.seeds import derive_seed
 from flashdistill.data.pretraining_data import PretrainingData
 from flashdistill.delivery.export import expected_features, random_encoder
-from flashdistill.distillation.distill import Distillation
+from flashdistill.distillation.calibration import StepSeconds, time_steps
+from flashdistill.distillation.distill import Distillation, Distilled
+from flashdistill.distillation.layer_map import layer_map
 from flashdistill.distillation.settings import DistillationSettings
-from flashdistill.distillation.signals import TeacherSignals
+from flashdistill.distillation.side_by_side import distill_side_by_side
+from flashdistill.distillation.signals import TeacherSignals, signals_name
 from flashdistill.distillation.teacher_preparation import PreparedTeacher
 from flashdistill.hardware.cache import MeasurementCache, measurement_key
 from flashdistill.hardware.parity import example_inputs
 from flashdistill.hardware.session import MeasurementSession
 from flashdistill.models.parameter_count import count_parameters
 from flashdistill.training.checkpoint import CheckpointStore
+from flashdistill.training.compute import Compute
 
-SIGNAL_CACHE_BYTES = 8 * 1024**3
-"""Disk for the teacher's answers; beyond it they are computed anew for every candidate."""
+Budget = Literal["flash", "regular"]
+
+
+@dataclass(frozen=True)
+class DistillJob:
+    """What the main process asks the others to take part in: `Workbench.take_part`."""
+
+    architectures: tuple[Architecture, ...]
+    budget: Budget
+    settings: DistillationSettings
+
+
+@dataclass(frozen=True)
+class TimingJob:
+    """The same for `Workbench.time_steps`."""
+
+    architecture: Architecture
+    settings: DistillationSettings
 
 
 @dataclass
@@ -76,6 +97,7 @@ class Workbench:
     directory: RunDirectory
     prepared: PreparedTeacher
     progress: Progress
+    compute: Compute = field(default_factory=Compute)
     scales: Scales = field(init=False)
 
     def __post_init__(self) -> None:
@@ -84,25 +106,63 @@ class Workbench:
         self.scales = Scales(self.config, self.family, self.directory.measurements, self.progress)
         self.pretraining_data = self._data("pretraining-data")
         self.stage_data = self._data("stage-data")
-        self._signals: dict[int, TeacherSignals] = {}
+        self.prepared.teacher.to(self.compute.device)
+        self._signals: dict[str, TeacherSignals] = {}
 
     def num_parameters(self, architecture: Architecture) -> int:
         """Parameters of the encoder; pooler and heads are not counted."""
         return count_parameters(architecture, self.family)
 
-    def signals(self, batch_size: int) -> TeacherSignals:
-        """The teacher's answers at a batch size, shared by all candidates."""
-        if batch_size not in self._signals:
-            self._signals[batch_size] = TeacherSignals(
+    def distill(self, architectures: Sequence[Architecture], budget: Budget) -> list[Distilled | Exception]:
+        """Distil or resume architectures side by side; with several processes, together with the others.
+
+        Returns:
+            Per architecture the student, or what stopped it.
+        """
+        settings = self.config.flash if budget == "flash" else self.config.regular
+        self.compute.from_main(DistillJob(tuple(architectures), budget, settings))
+        return self.take_part(architectures, budget, settings)
+
+    def take_part(
+        self, architectures: Sequence[Architecture], budget: Budget, settings: DistillationSettings
+    ) -> list[Distilled | Exception]:
+        """`distill` as every process does it."""
+        names = {"flash": "distil {}", "regular": "regular distillation of {}"}
+        distillations = [
+            self.distillation(
+                architecture,
+                settings,
+                self.directory.candidate(architecture) / budget,
+                names[budget].format(architecture),
+            )
+            for architecture in architectures
+        ]
+        return distill_side_by_side(distillations)
+
+    def time_steps(self, architecture: Architecture, settings: DistillationSettings) -> StepSeconds:
+        """What steps of an architecture cost; with several processes, together with the others."""
+        self.compute.from_main(TimingJob(architecture, settings))
+        return time_steps(self.distillation(architecture, settings, None, "calibrate"))
+
+    def signals(self, settings: DistillationSettings) -> TeacherSignals:
+        """The teacher's answers that a budget needs, shared by all candidates."""
+        kept = self.config.signals
+        share = kept.model_copy(update={"disk_gib": kept.disk_gib / self.compute.world_size})
+        name = signals_name(settings)
+        if name not in self._signals:
+            self._signals[name] = TeacherSignals(
                 self.prepared.teacher,
                 self.stage_data,
                 self.pretraining_data,
-                batch_size,
-                self.directory.signals / f"batch-{batch_size}",
-                SIGNAL_CACHE_BYTES,
+                settings.batch_size,
+                share,
+                settings.losses,
+                self.directory.signals / name,
                 self.prepared.identity,
+                self._taught_blocks(),
+                remember_step=self.config.flash.students_per_teacher > 1,
             )
-        return self._signals[batch_size]
+        return self._signals[name]
 
     def distillation(
         self, architecture: Architecture, settings: DistillationSettings, work: Path | None, task: str
@@ -111,13 +171,31 @@ class Workbench:
         return Distillation(
             architecture,
             self.family,
-            self.signals(settings.batch_size),
+            self.signals(settings),
             settings,
             derive_seed(self.config.seed, "student", architecture),
+            self.compute,
             CheckpointStore(work / "checkpoints") if work else None,
             self.progress,
             task,
         )
+
+    def follow(self) -> None:
+        """In every process but the main one: take part in what it asks for, until it has finished.
+
+        A distillation that fails does so in all processes alike; the main one reports it.
+        """
+        while (job := self.compute.from_main()) is not None:
+            if isinstance(job, TimingJob):
+                time_steps(self.distillation(job.architecture, job.settings, None, "calibrate"))
+            else:
+                self.take_part(job.architectures, job.budget, job.settings)
+
+    def _taught_blocks(self) -> list[int]:
+        """The teacher's blocks that students of any depth in the space learn from."""
+        depths = {*self.config.space.num_blocks, self.family.depth(self.config.baseline)}
+        teacher_blocks = self.prepared.teacher.shape.num_blocks
+        return sorted({block for depth in depths for block in layer_map(depth, teacher_blocks)})
 
     def _data(self, stream: str) -> PretrainingData:
         return PretrainingData(

@@ -1,3 +1,5 @@
+"""What the teacher says: kept on disk, in hidden states, or computed, always the same."""
+
 from __future__ import annotations
 
 import logging
@@ -6,94 +8,225 @@ from pathlib import Path
 import pytest
 import torch
 
+from flashdistill.core.errors import TeacherError
+from flashdistill.distillation.losses import TopTokens
+from flashdistill.distillation.settings import LossSettings, SignalSettings
 from flashdistill.distillation.signals import TeacherSignals
-from flashdistill.models.inputs import model_inputs
+from flashdistill.models.single_blocks import BlockMaps
 from flashdistill.models.teacher import Teacher
 from flashdistill.testing.tiny import TinyData, tiny_teacher
+from flashdistill.training.compute import WHOLE, Share
 
 B = 4
+GIB = 1024**3
+RELATIONS = LossSettings(relations=1.0, relation_heads=4)
 
 
-class CountingTeacher(Teacher):
-    """Counts how often it is asked."""
+class CountingBlocks:
+    """Counts how many blocks run, and how often the maps of one are formed."""
 
-    calls = 0
+    def __init__(self, teacher: Teacher):
+        self._inner = teacher.blocks
+        self.blocks_run = self.maps_formed = 0
 
-    def feature_maps(self, inputs, blocks):  # type: ignore[no-untyped-def]
-        self.calls += 1
-        return super().feature_maps(inputs, blocks)
+    def embed(self, inputs) -> torch.Tensor:  # type: ignore[no-untyped-def]
+        return self._inner.embed(inputs)
 
-    def masked_features(self, inputs, positions):  # type: ignore[no-untyped-def]
-        self.calls += 1
-        return super().masked_features(inputs, positions)
+    def run(self, hidden, inputs, first: int, last: int) -> torch.Tensor:  # type: ignore[no-untyped-def]
+        self.blocks_run += last - first
+        return self._inner.run(hidden, inputs, first, last)
 
+    def maps(self, hidden, inputs, block: int, projections: bool = False) -> BlockMaps:  # type: ignore[no-untyped-def]
+        self.blocks_run += 1
+        self.maps_formed += 1
+        return self._inner.maps(hidden, inputs, block, projections)
 
-def signals(directory: Path | None, budget: int = 10**8, teacher: str = "a", data: int = 1) -> TeacherSignals:
-    counting = CountingTeacher(tiny_teacher().model)
-    return TeacherSignals(counting, TinyData(data), TinyData(data + 1), B, directory, budget, teacher)
-
-
-def ask(source: TeacherSignals) -> tuple[list[torch.Tensor], int]:
-    answers = [*source.feature_map(0, 1), source.decoder_inputs(0), source.mlm_logits(0, source.pretraining_batch(0))]
-    return answers, source.teacher.calls  # type: ignore[attr-defined]
+    def require_projections(self, length: int) -> None:
+        self._inner.require_projections(length)
 
 
-def test_answers_are_the_teachers_in_half_precision(tmp_path: Path) -> None:
-    source = signals(tmp_path)
-    (features, attention, decoder_inputs, logits), _ = ask(source)
-    teacher = tiny_teacher()
-    inputs = model_inputs(source.stage_batch(0))
-    [expected_features], [expected_attention] = teacher.feature_maps(inputs, [1])
-    torch.testing.assert_close(features, expected_features.half().float())
-    torch.testing.assert_close(attention, expected_attention.half().float())
-    batch = source.pretraining_batch(0)
-    expected = teacher.masked_features(model_inputs(batch), torch.from_numpy(batch.masked_positions))
-    torch.testing.assert_close(logits, teacher.mlm_logits(expected), rtol=1e-2, atol=1e-2)
-    assert decoder_inputs.shape == (len(source.stage_batch(0).masked_positions), teacher.shape.hidden_size)
+class Source:
+    """Signals whose teacher counts."""
+
+    def __init__(self, directory: Path | None = None, losses: LossSettings = LossSettings(), **changes):  # type: ignore[no-untyped-def]
+        teacher = tiny_teacher()
+        self.counts = CountingBlocks(teacher)
+        teacher.blocks = self.counts  # type: ignore[assignment]
+        names = {"teacher": "a", "data": 1, "taught": None, "remember": False}
+        names |= {key: changes.pop(key) for key in list(changes) if key in names}
+        self.signals = TeacherSignals(
+            teacher, TinyData(names["data"]), TinyData(names["data"] + 1), B, SignalSettings(**changes), losses,
+            directory, names["teacher"], names["taught"], names["remember"],
+        )  # fmt: skip
+
+
+def answers(source: Source, share: Share = WHOLE) -> list[torch.Tensor]:
+    signals = source.signals
+    stages = [signals.stage(0, share, block) for block in range(3)]
+    target = signals.mlm_target(0, share)
+    found = [signals.decoder_inputs(0, share), *(target if isinstance(target, TopTokens) else [target])]
+    for stage in stages:
+        found += [stage.features, *([] if stage.attention is None else [stage.attention]), *stage.projections]
+    return found
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("half", 1e-3), ("single", 1e-6)])
+@pytest.mark.parametrize("kept", [True, False])
+def test_answers_are_the_whole_models(tmp_path: Path, precision: str, tolerance: float, kept: bool) -> None:
+    source = Source(tmp_path if kept else None, precision=precision)
+    model = tiny_teacher().model
+    batch = source.signals.stage_batch(0)
+    with torch.no_grad():
+        expected = model(**batch.inputs, output_hidden_states=True, output_attentions=True)
+    for block in range(3):
+        found = source.signals.stage(0, WHOLE, block)
+        assert found.attention is not None
+        torch.testing.assert_close(found.features, expected.hidden_states[block + 1], rtol=tolerance, atol=tolerance)
+        torch.testing.assert_close(found.attention, expected.attentions[block], rtol=tolerance, atol=tolerance)
+    later = source.signals.pretraining_batch(0)
+    with torch.no_grad():
+        logits = model(**later.inputs).logits.flatten(0, 1)[later.masked_positions]
+    target = source.signals.mlm_target(0)
+    assert isinstance(target, torch.Tensor)
+    torch.testing.assert_close(target, logits, rtol=10 * tolerance, atol=10 * tolerance)
+
+
+@pytest.mark.parametrize(
+    "losses", [LossSettings(), RELATIONS, LossSettings(attention=0.0)], ids=["maps", "relations", "features"]
+)
+@pytest.mark.parametrize("top_k", [None, 5])
+def test_kept_rolled_and_computed_answers_are_bitwise_the_same(
+    tmp_path: Path, losses: LossSettings, top_k: int | None
+) -> None:
+    expected = answers(Source(tmp_path / "kept", losses, top_k=top_k))
+    others = [
+        Source(tmp_path / "kept", losses, top_k=top_k),
+        Source(None, losses, top_k=top_k),
+        Source(None, losses, top_k=top_k, memory_gib=0),
+        Source(tmp_path / "spilled", losses, top_k=top_k, memory_gib=0, disk_gib=6e-5),
+        Source(None, losses, top_k=top_k, remember=True),
+    ]
+    for other in others:
+        for a, b in zip(expected, answers(other), strict=True):
+            assert torch.equal(a, b)
 
 
 def test_a_second_candidate_asks_nothing_of_the_teacher(tmp_path: Path) -> None:
-    first, calls = ask(signals(tmp_path))
-    assert calls == 2
-    second, calls = ask(signals(tmp_path))
-    assert calls == 0
-    for a, b in zip(first, second, strict=True):
-        assert torch.equal(a, b)
+    first = Source(tmp_path)
+    answers(first)
+    assert first.counts.maps_formed == 3
+    second = Source(tmp_path)
+    answers(second)
+    assert second.counts.blocks_run == 0
 
 
-def test_beyond_the_byte_budget_nothing_is_kept(tmp_path: Path) -> None:
-    ask(signals(tmp_path, budget=100))
-    assert not list(tmp_path.iterdir())
-    _, calls = ask(signals(tmp_path, budget=100))
-    assert calls >= 2
+def test_a_stage_costs_one_teacher_block_where_hidden_states_are_kept() -> None:
+    source = Source()
+    for block in range(3):
+        for index in range(2):
+            source.signals.stage(index, WHOLE, block)
+    assert source.counts.blocks_run == 3 * 2
+    source.signals.decoder_inputs(0)
+    assert source.counts.blocks_run == 3 * 2
+
+
+def test_without_room_the_teacher_runs_up_to_the_block_only() -> None:
+    source = Source(memory_gib=0)
+    source.signals.stage(0, WHOLE, 1)
+    assert source.counts.blocks_run == 2
+
+
+def test_new_batches_for_every_stage_are_answered_by_one_block_each(tmp_path: Path) -> None:
+    source = Source(tmp_path)
+    kept = source.signals.stage(7, WHOLE, 1, shared=False)
+    assert source.counts.blocks_run == 2
+    assert len(list(tmp_path.glob("*.safetensors"))) == 1
+    again = Source(tmp_path)
+    assert torch.equal(again.signals.stage(7, WHOLE, 1, shared=False).features, kept.features)
+    assert again.counts.blocks_run == 0
+
+
+def test_only_blocks_that_teach_are_kept(tmp_path: Path) -> None:
+    Source(tmp_path / "all").signals.stage(0, WHOLE, 2)
+    Source(tmp_path / "one", taught=[2]).signals.stage(0, WHOLE, 2)
+    sizes = [next((tmp_path / name).glob("stage-*")).stat().st_size for name in ("all", "one")]
+    assert sizes[0] > 2.5 * sizes[1]
+
+
+def test_several_students_share_one_answer() -> None:
+    source = Source(memory_gib=0, remember=True)
+    for _ in range(3):
+        source.signals.stage(0, Share(0, 2), 1)
+        source.signals.stage(0, Share(1, 2), 1)
+    assert source.counts.maps_formed == 2
+    source.signals.stage(1, Share(0, 2), 1)
+    source.signals.stage(0, Share(0, 2), 1)
+    assert source.counts.maps_formed == 4
+
+
+def test_shares_together_are_the_whole_batch() -> None:
+    source = Source(precision="single")
+    whole = source.signals.stage(0, WHOLE, 2).features
+    parts = [source.signals.stage(0, Share(index, 2), 2).features for index in range(2)]
+    torch.testing.assert_close(torch.cat(parts), whole)
+
+
+def test_top_tokens_are_the_most_probable_ones(tmp_path: Path) -> None:
+    full = Source(precision="single").signals.mlm_target(0)
+    for _ in ("computed", "read"):
+        top = Source(tmp_path, precision="single", top_k=3).signals.mlm_target(0)
+        assert isinstance(full, torch.Tensor)
+        assert isinstance(top, TopTokens)
+        expected = full.topk(3)
+        assert torch.equal(top.indices, expected.indices)
+        torch.testing.assert_close(top.logits, expected.values)
+
+
+def test_the_byte_budget_holds(tmp_path: Path) -> None:
+    room = 3 * 10**4
+    source = Source(tmp_path, disk_gib=room / GIB, memory_gib=0)
+    for index in range(8):
+        source.signals.stage(index, WHOLE, 0)
+        source.signals.mlm_target(index)
+    kept = sum(path.stat().st_size for path in tmp_path.glob("*.safetensors"))
+    assert 0 < kept <= room
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut"])
 def test_damaged_files_are_computed_again(tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture) -> None:
-    expected, _ = ask(signals(tmp_path))
+    expected = answers(Source(tmp_path))
     for path in tmp_path.iterdir():
         content = bytearray(path.read_bytes())
         content[-1] ^= 1
         path.write_bytes(content if damage == "flip" else content[: len(content) // 2])
+    source = Source(tmp_path)
     with caplog.at_level(logging.WARNING):
-        got, calls = ask(signals(tmp_path))
-    assert calls == 2
+        found = answers(source)
+    assert source.counts.maps_formed == 3
     assert "computing the teacher's signals again" in caplog.text
-    for a, b in zip(expected, got, strict=True):
+    for a, b in zip(expected, found, strict=True):
         assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize("other", [{"teacher": "b"}, {"data": 5}])
-def test_files_of_another_teacher_or_text_are_not_used(tmp_path: Path, other: dict) -> None:  # type: ignore[type-arg]
-    ask(signals(tmp_path))
-    _, calls = ask(signals(tmp_path, **other))
-    assert calls == 2
+@pytest.mark.parametrize(
+    "other", [{"teacher": "b"}, {"data": 5}, {"top_k": 4}, {"precision": "single"}, {"taught": [0, 1]}]
+)
+def test_files_of_another_origin_are_not_used(tmp_path: Path, other: dict) -> None:  # type: ignore[type-arg]
+    Source(tmp_path).signals.stage(0, WHOLE, 0)
+    source = Source(tmp_path, **other)
+    source.signals.stage(0, WHOLE, 0)
+    assert source.counts.maps_formed > 0
 
 
 def test_values_beyond_half_precision_are_kept_in_full(tmp_path: Path) -> None:
-    source = signals(tmp_path)
+    source = Source(tmp_path)
     with torch.no_grad():
-        source.teacher.body.encoder.layer[1].output.LayerNorm.weight.mul_(1e6)
-    features, _ = source.feature_map(0, 1)
+        source.signals.teacher.body.encoder.layer[1].output.LayerNorm.weight.mul_(1e6)  # type: ignore[union-attr,index]
+    features = source.signals.stage(0, WHOLE, 1).features
     assert torch.isfinite(features).all()
     assert features.abs().max() > 65504
+
+
+def test_relation_heads_must_divide_the_teachers_width() -> None:
+    with pytest.raises(TeacherError, match="16 does not divide the teacher's hidden size of 24"):
+        Source(None, LossSettings(relations=1.0, relation_heads=16))

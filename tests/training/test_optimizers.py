@@ -8,16 +8,36 @@ import torch
 from torch import nn
 
 from flashdistill.core.errors import InputError
-from flashdistill.training.optimizers import Schedule, build_optimizer, require_optimizer
+from flashdistill.training.optimizers import LinearSchedule, PlateauSchedule, build_optimizer, require_optimizer
 
 
 def test_schedule_warms_up_and_decays_linearly() -> None:
-    schedule = Schedule(steps=10, peak=1.0, warmup_steps=3, final_fraction=0.1)
+    schedule = LinearSchedule(steps=10, peak=1.0, warmup_steps=3, final_fraction=0.1)
     rates = [schedule(step) for step in range(10)]
     assert rates[:3] == [0.25, 0.5, 0.75]
     assert rates[3] == 1.0
     assert np.diff(rates[3:]) == pytest.approx([-0.9 / 7] * 6)
     assert min(rates) > 0
+
+
+def test_plateau_schedule_is_that_of_mobilebert() -> None:
+    schedule = PlateauSchedule(steps=20, peak=2.0)
+    fractions = (np.arange(20) + 1) / 20
+    expected = 2.0 * np.minimum(0.9 + 0.1 * np.sqrt(1 - fractions), 10 * fractions)
+    assert [schedule(step) for step in range(20)] == pytest.approx(list(expected))
+    assert schedule(0) == pytest.approx(1.0)
+    assert schedule(19) == pytest.approx(1.8)
+
+
+@pytest.mark.parametrize("name", ["adamw", "lamb"])
+def test_slowed_weights_take_a_fraction_of_the_step(name: str) -> None:
+    if name == "lamb":
+        pytest.importorskip("pytorch_optimizer")
+    fast, slow = nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2, 2))
+    optimizer = build_optimizer(name, [fast], 0.01, 0.0, [slow], 0.1)  # type: ignore[arg-type]
+    fast.grad, slow.grad = torch.ones(2, 2), torch.ones(2, 2)
+    optimizer.step()
+    torch.testing.assert_close((1 - slow) / (1 - fast), torch.full((2, 2), 0.1), rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize("name", ["adamw", "lamb"])

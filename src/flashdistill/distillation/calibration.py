@@ -28,21 +28,33 @@ class StepSeconds:
 
 
 def time_steps(distillation: Distillation) -> StepSeconds:
-    """Time both kinds of steps on a distillation that is thrown away afterwards."""
+    """Time both kinds of steps on a distillation that is thrown away afterwards.
+
+    With several processes all of them must call it; the main one's times count.
+    """
     inputs = StageInputs(distillation.student, distillation.signals)
-    _, stage = distillation.stage(0, inputs)
-    return StepSeconds(_seconds(stage), _seconds(distillation.pretraining()))
+    # In a soft freeze stages differ in cost, and the middle one is their mean.
+    _, stage = distillation.stage((distillation.num_blocks - 1) // 2, inputs)
+    seconds = StepSeconds(_seconds(stage, distillation), _seconds(distillation.pretraining(), distillation))
+    return distillation.compute.from_main(seconds)
 
 
-def resolve_steps(settings: DistillationSettings, seconds: StepSeconds, num_blocks: int) -> DistillationSettings:
+def resolve_steps(settings: DistillationSettings, seconds: StepSeconds | None, num_blocks: int) -> DistillationSettings:
     """The same budget in steps: ``progressive_ratio`` stage steps (of all blocks) a pre-training step."""
-    if settings.seconds is None:
-        return settings
+    if settings.seconds is None or seconds is None:
+        return settings.with_ratio(num_blocks)
     ratio = settings.progressive_ratio
     pretraining_steps = settings.seconds / (ratio * seconds.stage + seconds.pretraining)
     steps_per_block = round(ratio * pretraining_steps / num_blocks)
     return settings.with_steps(steps_per_block, max(MINIMUM_PRETRAINING_STEPS, round(pretraining_steps)))
 
 
-def _seconds(phase: Phase) -> float:
-    return seconds_per_step(lambda index: phase.time_step(index % _BATCHES), repeats=5, discard=_BATCHES)
+def _seconds(phase: Phase, distillation: Distillation) -> float:
+    for parameter in distillation.student.parameters():
+        parameter.requires_grad_(False)
+    for parameter in phase.parameters:
+        parameter.requires_grad_(True)
+    phase.loss.to(distillation.compute.device)
+    return seconds_per_step(
+        lambda index: phase.time_step(index % _BATCHES, distillation.compute), repeats=5, discard=_BATCHES
+    )

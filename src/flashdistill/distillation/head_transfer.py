@@ -10,7 +10,7 @@ Shapes: M masked tokens, V vocabulary, h student hidden size.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,36 +18,50 @@ from torch import nn
 from transformers import MobileBertForPreTraining
 
 from flashdistill.distillation.progressive import StageInputs
+from flashdistill.distillation.settings import DistillationSettings
 from flashdistill.distillation.signals import TeacherSignals
+from flashdistill.models import blocks
 from flashdistill.models.initialisation import Frame
+from flashdistill.training.compute import WHOLE, Share
+from flashdistill.training.loop import StepLoss
 
 
-@dataclass
-class HeadTransfer:
-    """The stage behind the last block. ``inputs`` must stand behind the last block."""
+class HeadTransfer(StepLoss):
+    """The loss of the stage behind the last block; it sees the first stage's batches once a block."""
 
-    student: MobileBertForPreTraining
-    signals: TeacherSignals
-    inputs: StageInputs
-    frame: Frame
-    num_batches: int
-
-    def __post_init__(self) -> None:
-        head: Any = self.student.cls.predictions
-        self._transform: nn.Module = head.transform
+    def __init__(
+        self,
+        student: MobileBertForPreTraining,
+        signals: TeacherSignals,
+        inputs: StageInputs,
+        settings: DistillationSettings,
+        frame: Frame,
+    ):
+        super().__init__()
+        head: Any = student.cls.predictions
+        self.student, self.signals, self.inputs = student, signals, inputs
+        self.batch_size = settings.batch_size
+        self.num_batches = settings.steps_per_block or 1
+        self.transform: nn.Module = head.transform
+        self.decoder = frame.decoder.to(signals.device)
+        self.scale = frame.decoder_scale
         # Columns of the resampled decoder are orthogonal, so their squared norms are all that counts.
-        matrix = self.signals.teacher.decoder_matrix @ self.frame.decoder
-        self._weights = matrix.square().sum(0) / len(matrix)
+        matrix = signals.teacher.decoder_matrix @ self.decoder
+        self.weights = matrix.square().sum(0) / len(matrix)
 
-    def parameters(self) -> list[nn.Parameter]:
+    def trained(self) -> list[nn.Parameter]:
         """What the stage trains: the head's dense layer and norm."""
-        return list(self._transform.parameters())
+        return list(self.transform.parameters())
 
-    def loss(self, step: int) -> torch.Tensor:
+    def sizes(self, step: int, share: Share) -> tuple[float]:
+        """Masked tokens."""
+        return (float(len(self.signals.stage_batch(step % self.num_batches, share).masked_positions)),)
+
+    def forward(self, step: int, share: Share = WHOLE, totals: Sequence[float] = ()) -> torch.Tensor:
         """Mean squared difference of the logits, over masked tokens and vocabulary."""
-        step %= self.num_batches
-        hidden, _ = self.inputs.get(step)
-        positions = torch.from_numpy(self.signals.stage_batch(step).masked_positions)
-        wanted = self.signals.decoder_inputs(step) @ self.frame.decoder
-        given = self._transform(hidden.flatten(0, 1).index_select(0, positions)) * self.frame.decoder_scale
-        return ((given - wanted).square() * self._weights).sum(-1).mean()
+        index = step % self.num_batches
+        hidden, _ = self.inputs.get(index, share, blocks.num_blocks(self.student))
+        positions = self.signals.stage_batch(index, share).masked_positions
+        wanted = self.signals.decoder_inputs(index, share) @ self.decoder
+        given = self.transform(hidden.flatten(0, 1).index_select(0, positions)).float() * self.scale
+        return ((given - wanted).square() * self.weights).sum() / totals[0]

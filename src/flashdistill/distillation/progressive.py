@@ -1,113 +1,146 @@
 """Progressive knowledge transfer: stage k trains block k alone on the teacher's maps (Eq. 1-2).
 
 The blocks before k are frozen, so their outputs for the stage's batches are computed once and
-advanced in place after every stage (the rolling cache): a stage step then costs one student
-block, whatever k. All stages see the same batches.
+moved forward after every stage (the rolling cache): a stage step then costs one student block,
+whatever k. In a soft freeze the earlier blocks go on learning at a small rate, so a step runs
+and differentiates all blocks up to k.
 
 Shapes: B sequences, S tokens, h student hidden size.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 from transformers import MobileBertForPreTraining
 
-from flashdistill.core.errors import DivergedError
+from flashdistill.distillation import losses as terms
 from flashdistill.distillation.adapters import HeadAdapter, WidthAdapter
 from flashdistill.distillation.layer_map import layer_map
-from flashdistill.distillation.losses import attention_loss, feature_map_loss
-from flashdistill.distillation.settings import LossSettings
-from flashdistill.distillation.signals import TeacherSignals
+from flashdistill.distillation.settings import DistillationSettings
+from flashdistill.distillation.signals import StageSignals, TeacherSignals
 from flashdistill.models import blocks
-from flashdistill.models.inputs import model_inputs
-
-STAGE_MEMORY_BYTES = 2 * 1024**3
-"""Memory for the student's feature maps before the block in training."""
+from flashdistill.training.compute import WHOLE, Share
+from flashdistill.training.loop import StepLoss
 
 
 class StageInputs:
-    """The student's feature maps [B, S, h] before the current block, batch by batch.
+    """The student's feature maps [B, S, h] before a block, batch by batch.
 
-    Kept in memory up to ``byte_budget``; a batch that does not fit is run through the frozen
-    blocks anew each time.
+    What is kept moves forward with the blocks asked for; a batch that there is no room for is
+    run through the blocks anew each time.
     """
 
-    def __init__(
-        self, student: MobileBertForPreTraining, signals: TeacherSignals, byte_budget: int = STAGE_MEMORY_BYTES
-    ):
+    def __init__(self, student: MobileBertForPreTraining, signals: TeacherSignals):
         self._student, self._signals = student, signals
-        self._free = byte_budget
-        self._kept: dict[int, torch.Tensor] = {}
-        self._masks: dict[int, torch.Tensor] = {}
-        self.block = 0
+        self._store = signals.rolling_store()
 
     @torch.no_grad()
-    def get(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Feature map before the current block and token mask [B, S] of batch ``step``."""
-        if step not in self._kept:
-            inputs = model_inputs(self._signals.stage_batch(step))
-            hidden = blocks.embed(self._student, inputs)
-            hidden = self._through(hidden, inputs["attention_mask"], 0, self.block)
-            if hidden.nbytes > self._free:
-                return hidden, inputs["attention_mask"]
-            self._free -= hidden.nbytes
-            self._kept[step], self._masks[step] = hidden, inputs["attention_mask"]
-        return self._kept[step], self._masks[step]
+    def get(self, index: int, share: Share, block: int, keep: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
+        """What enters ``block`` for stage batch ``index``, and the token mask [B, S].
 
-    @torch.no_grad()
-    def advance(self, block: int) -> None:
-        """Move to the stage of ``block``; the blocks before it must not change any more."""
-        for step, hidden in self._kept.items():
-            self._kept[step] = self._through(hidden, self._masks[step], self.block, block)
-        self.block = block
-
-    def _through(self, hidden: torch.Tensor, token_mask: torch.Tensor, first: int, last: int) -> torch.Tensor:
+        The blocks before must not have changed since the batch was last asked for.
+        """
+        inputs = self._signals.stage_batch(index, share).inputs
+        token_mask = inputs["attention_mask"]
+        key = (index, share.index, share.count)
+        position, hidden = self._store.get(key) or (block + 1, None)
+        if hidden is not None and position == block:
+            return hidden, token_mask
+        if hidden is None or position > block:
+            position, hidden = 0, blocks.embed(self._student, inputs)
         mask = blocks.additive_mask(token_mask)
-        for index in range(first, last):
-            hidden = blocks.run_block(self._student, index, hidden, mask)
-        return hidden
+        for number in range(position, block):
+            hidden = blocks.run_block(self._student, number, hidden, mask)
+        if keep:
+            self._store.put(key, block, hidden)
+        return hidden, token_mask
 
 
-@dataclass
-class Stage:
-    """One stage: the block in training, its adapters, and the loss of a step."""
+class Stage(StepLoss):
+    """The loss of one stage: the block in training, its adapters, and the blocks before it."""
 
-    student: MobileBertForPreTraining
-    signals: TeacherSignals
-    inputs: StageInputs
-    losses: LossSettings
-    projection: torch.Tensor
-    block: int
+    def __init__(
+        self,
+        student: MobileBertForPreTraining,
+        signals: TeacherSignals,
+        inputs: StageInputs,
+        settings: DistillationSettings,
+        projection: torch.Tensor,
+        block: int,
+    ):
+        """``projection`` [N, h] is how the student's features start out in the teacher's frame."""
+        super().__init__()
+        shape = signals.teacher.shape
+        self.student, self.signals, self.inputs, self.settings, self.block = student, signals, inputs, settings, block
+        self.batch_size = settings.batch_size
+        self.num_blocks = blocks.num_blocks(student)
+        self.teacher_block = layer_map(self.num_blocks, shape.num_blocks)[block]
+        adapters: dict[str, nn.Module] = {"width": WidthAdapter(projection)}
+        if settings.losses.attention:
+            adapters["heads"] = HeadAdapter(student.config.num_attention_heads, shape.num_heads)
+        self.adapters = nn.ModuleDict(adapters).to(signals.device)
 
-    def __post_init__(self) -> None:
-        shape = self.signals.teacher.shape
-        self.teacher_block = layer_map(blocks.num_blocks(self.student), shape.num_blocks)[self.block]
-        self.adapters = nn.ModuleDict(
-            {
-                "width": WidthAdapter(self.projection),
-                "heads": HeadAdapter(self.student.config.num_attention_heads, shape.num_heads),
-            }
-        )
-
-    def parameters(self) -> list[nn.Parameter]:
-        """What the stage trains: the block and its adapters."""
+    def trained(self) -> list[nn.Parameter]:
+        """What the stage trains at the full rate: the block and its adapters."""
         return [*blocks.block(self.student, self.block).parameters(), *self.adapters.parameters()]
 
-    def loss(self, step: int) -> torch.Tensor:
-        """Weighted sum of L_MHA (Eq. 1) and L_FM (Eq. 2) on batch ``step``."""
-        hidden, token_mask = self.inputs.get(step)
-        teacher_features, teacher_attention = self.signals.feature_map(step, self.teacher_block)
+    def slowed(self) -> list[nn.Parameter]:
+        """What it trains at the rate of earlier blocks."""
+        if not self.settings.earlier_block_rate:
+            return []
+        return [weight for number in range(self.block) for weight in blocks.block(self.student, number).parameters()]
+
+    def sizes(self, step: int, share: Share) -> tuple[float]:
+        """Real tokens."""
+        return (float(self.signals.stage_batch(self._batch_index(step), share).num_tokens),)
+
+    def forward(self, step: int, share: Share = WHOLE, totals: Sequence[float] = ()) -> torch.Tensor:
+        """Weighted sum of the configured losses on a stage batch."""
+        shared = self.settings.stage_batches == "same"
+        index = self._batch_index(step)
+        first = 0 if self.settings.earlier_block_rate else self.block
+        hidden, token_mask = self.inputs.get(index, share, first, keep=shared)
         mask = blocks.additive_mask(token_mask)
-        features, log_attention = blocks.run_block_with_attention(self.student, self.block, hidden, mask)
-        if not torch.isfinite(features).all():
-            raise DivergedError(f"diverged: the feature map of block {self.block + 1} is not finite at step {step}")
-        loss = self.losses.feature_map * feature_map_loss(
-            teacher_features, self.adapters["width"](features), token_mask
+        for number in range(first, self.block):
+            hidden = blocks.run_block(self.student, number, hidden, mask)
+        answers = self.signals.stage(index, share, self.teacher_block, shared)
+        with blocks.captured_projections(self.student, self.block) as projections:
+            features = blocks.run_block(self.student, self.block, hidden, mask)
+        loss = self._feature_loss(answers.features, self.adapters["width"](features).float(), token_mask)
+        loss = loss + self._attention_loss(answers, projections, mask, token_mask)
+        divisor = totals[0] * (self.num_blocks if self.settings.losses.divide_by_blocks else 1)
+        return loss / divisor
+
+    def _feature_loss(self, teacher: torch.Tensor, student: torch.Tensor, token_mask: torch.Tensor) -> torch.Tensor:
+        weights = self.settings.losses
+        weighted = (
+            (weights.feature_map, terms.squared_difference),
+            (weights.normalized_feature_map, terms.normalized_difference),
+            (weights.feature_mean, terms.mean_difference),
+            (weights.feature_variance, terms.variance_difference),
         )
-        if self.losses.attention > 0:
-            of_teacher, of_student = self.adapters["heads"](teacher_attention, log_attention)
-            loss = loss + self.losses.attention * attention_loss(of_teacher, of_student, token_mask)
+        parts = [weight * term(teacher, student, token_mask) for weight, term in weighted if weight]
+        return torch.stack(parts).sum() if parts else student.new_zeros(())
+
+    def _attention_loss(
+        self, answers: StageSignals, projections: dict[str, torch.Tensor], mask: torch.Tensor, token_mask: torch.Tensor
+    ) -> torch.Tensor:
+        weights = self.settings.losses
+        loss = mask.new_zeros(())
+        if answers.attention is not None:
+            log_attention = blocks.log_attention(self.student, self.block, projections, mask)
+            of_teacher, of_student = self.adapters["heads"](answers.attention, log_attention)
+            loss = loss + weights.attention * terms.attention_divergence(of_teacher, of_student, token_mask)
+        for of_teacher, name in zip(answers.projections, ("query", "key", "value"), strict=False):
+            of_student = projections[name].float()
+            divergence = terms.relation_divergence(of_teacher, of_student, token_mask, weights.relation_heads)
+            loss = loss + weights.relations * divergence
         return loss
+
+    def _batch_index(self, step: int) -> int:
+        if self.settings.stage_batches == "same":
+            return step
+        return self.block * (self.settings.steps_per_block or 0) + step

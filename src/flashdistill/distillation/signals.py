@@ -1,39 +1,86 @@
 """What the teacher says about the search's batches, computed once for all candidates.
 
 Every candidate sees the same batches in the same order, so the teacher's answers are kept on
-disk: feature and attention maps of every block for the stages' batches, and for the
+disk: feature and attention maps of the blocks that teach, for the stages' batches; and for the
 pre-training batches the last feature map at the masked tokens, from which the head gives the
-logits exactly, at a fraction of the logits' size.
+logits exactly, at a fraction of the logits' size (or the most probable tokens, if so configured).
 
-All values pass through half precision, stored or not, so that a candidate's result does not
-depend on whether it came first.
+Where the disk budget does not hold a batch's answers, the teacher's hidden state before the
+block that teaches is kept instead, so that a step costs one teacher block; and where that does
+not fit either, the teacher runs up to this block.
+
+All values pass through the configured precision, stored or not, so that a candidate's result
+does not depend on whether it came first.
 
 Shapes: B sequences, S tokens, N teacher width, H teacher heads, M masked tokens, V vocabulary.
 """
 
 from __future__ import annotations
 
-import logging
-import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
-from flashdistill.core.files import atomic_path, content_key
+from flashdistill.core.errors import TeacherError
+from flashdistill.core.files import content_key
 from flashdistill.data.batch import Batch
 from flashdistill.data.pretraining_data import PretrainingData
+from flashdistill.distillation.losses import TopTokens
+from flashdistill.distillation.rolling_store import Key, RollingStore
+from flashdistill.distillation.settings import DistillationSettings, LossSettings, SignalSettings
+from flashdistill.distillation.signal_files import SignalFiles
 from flashdistill.models.initialisation import TeacherSample, sample_teacher
-from flashdistill.models.inputs import model_inputs
+from flashdistill.models.inputs import Inputs, model_inputs
+from flashdistill.models.single_blocks import BlockMaps
 from flashdistill.models.teacher import Teacher
+from flashdistill.training.compute import WHOLE, Share
 
 SAMPLE_BATCHES = 4
 """Stage batches that decide on the initial embeddings and head of every student."""
 
-log = logging.getLogger(__name__)
+GIB = 1024**3
+
+_PROJECTIONS = ("queries", "keys", "values")
+
+Answers = Mapping[str, torch.Tensor]
+Made = TypeVar("Made")
+
+
+@dataclass(frozen=True)
+class StageSignals:
+    """The answers of one teacher block to one batch, float32.
+
+    Attributes:
+        features: [B, S, N].
+        attention: [B, H, S, S], rows sum to 1; None where no loss needs it.
+        projections: queries, keys and values, [B, S, W] each; empty where no loss needs them.
+    """
+
+    features: torch.Tensor
+    attention: torch.Tensor | None
+    projections: tuple[torch.Tensor, ...]
+
+
+class LoadedBatch:
+    """A batch as tensors on the device.
+
+    Attributes:
+        inputs: what a model's body takes, [B, S] each.
+        masked_positions, masked_labels: [M] flat token positions and their tokens.
+        next_sentence_labels: [B].
+        num_tokens: real tokens.
+    """
+
+    def __init__(self, batch: Batch, device: torch.device):
+        self.inputs: Inputs = model_inputs(batch, device)
+        self.masked_positions = torch.from_numpy(batch.masked_positions).to(device)
+        self.masked_labels = torch.from_numpy(batch.masked_labels).to(device)
+        self.next_sentence_labels = torch.from_numpy(batch.next_sentence_labels).to(device)
+        self.num_tokens = batch.num_tokens
 
 
 class TeacherSignals:
@@ -45,136 +92,230 @@ class TeacherSignals:
         stage_data: PretrainingData,
         pretraining_data: PretrainingData,
         batch_size: int,
-        directory: Path | None,
-        byte_budget: int,
+        settings: SignalSettings,
+        losses: LossSettings,
+        directory: Path | None = None,
         teacher_identity: str = "",
+        taught_blocks: Sequence[int] | None = None,
+        remember_step: bool = False,
     ):
-        """``directory`` None or a ``byte_budget`` of 0: nothing is kept, all is computed anew."""
+        """Args:
+        directory: where answers are kept; None: they are computed anew.
+        taught_blocks: the teacher's blocks (from 0) that any student learns from; None: all.
+        remember_step: hold the answers of the current step, for several students side by side.
+        """
+        if losses.relations:
+            _require_relations(teacher, losses.relation_heads)
         self.teacher = teacher
-        self.stage_data = stage_data
-        self.pretraining_data = pretraining_data
+        self.stage_data, self.pretraining_data = stage_data, pretraining_data
         self.batch_size = batch_size
-        self._cache = _SignalFiles(
-            directory,
-            byte_budget,
-            content_key(teacher_identity, stage_data.identity, pretraining_data.identity, batch_size),
-        )
-        self._blocks = list(range(teacher.shape.num_blocks))
+        self.settings = settings
+        self.taught_blocks = sorted(set(taught_blocks or range(teacher.shape.num_blocks)))
+        self._kinds = _kinds(losses)
+        self._directory = directory
+        key = content_key(
+            teacher_identity, stage_data.identity, pretraining_data.identity, batch_size,
+            settings.precision, settings.top_k, self.taught_blocks, self._kinds,
+        )  # fmt: skip
+        self._files = SignalFiles(directory, int(settings.disk_gib * GIB), key)
+        self._rolling = self.rolling_store()
+        self._batches: _Recent[LoadedBatch] = _Recent()
+        self._answers: _Recent[Answers] | None = _Recent() if remember_step else None
+
+    @property
+    def device(self) -> torch.device:
+        return self.teacher.device
+
+    def rolling_store(self) -> RollingStore:
+        """An empty store for hidden states with the configured budgets."""
+        memory, disk = int(self.settings.memory_gib * GIB), int(self.settings.disk_gib * GIB)
+        return RollingStore(memory, disk, self._directory)
 
     @cached_property
     def sample(self) -> TeacherSample:
         """The first stage batches through the teacher, from which students are initialised."""
-        batches = [self.stage_batch(step) for step in range(SAMPLE_BATCHES)]
-        return sample_teacher(
-            self.teacher, [(model_inputs(batch), torch.from_numpy(batch.masked_positions)) for batch in batches]
+        batches = [self.stage_batch(index) for index in range(SAMPLE_BATCHES)]
+        return sample_teacher(self.teacher, [(batch.inputs, batch.masked_positions) for batch in batches])
+
+    def stage_batch(self, index: int, share: Share = WHOLE) -> LoadedBatch:
+        return self._batch(self.stage_data, "stage", index, share)
+
+    def pretraining_batch(self, index: int, share: Share = WHOLE) -> LoadedBatch:
+        return self._batch(self.pretraining_data, "pretraining", index, share)
+
+    def stage(self, index: int, share: Share, block: int, shared: bool = True) -> StageSignals:
+        """The answers of ``block`` (from 0) to stage batch ``index``.
+
+        Args:
+            shared: whether other stages see this batch, too; then all blocks' answers are kept
+                at once.
+        """
+        blocks = self.taught_blocks if shared else [block]
+        name = _name("stage" if shared else f"block-{block}", index, share)
+        wanted = {kind: f"{kind}_{block}" for kind in self._kinds}
+
+        def answer() -> dict[str, torch.Tensor]:
+            if (known := self._files.read(name, wanted.values())) is not None:
+                return {kind: known[label] for kind, label in wanted.items()}
+            if self._files.has_room(*self._stage_size(index, share, blocks)):
+                everything = self._all_maps(index, share, blocks)
+                self._files.write(name, everything)
+                return {kind: everything[label] for kind, label in wanted.items()}
+            return self._kept(self._rolled(index, share, block, shared))
+
+        answers = self._once((shared, index, block), share, answer)
+        found = {kind: value.to(self.device).float() for kind, value in answers.items()}
+        projections = tuple(found[kind] for kind in _PROJECTIONS if kind in found)
+        return StageSignals(found["features"], found.get("attention"), projections)
+
+    def decoder_inputs(self, index: int, share: Share = WHOLE) -> torch.Tensor:
+        """What the teacher's head feeds its decoder at the masked tokens of stage batch ``index``, [M, N_d]."""
+        name = _name("decoder", index, share)
+
+        def answer() -> dict[str, torch.Tensor]:
+            if (known := self._files.read(name, ["inputs"])) is not None:
+                return known
+            batch = self.stage_batch(index, share)
+            last = self._before(index, share, self.teacher.shape.num_blocks).flatten(0, 1)[batch.masked_positions]
+            computed = {"inputs": self._rounded(self.teacher.decoder_inputs(last)).cpu()}
+            self._files.write(name, computed)
+            return computed
+
+        return self._once(("decoder", index), share, answer)["inputs"].to(self.device).float()
+
+    def mlm_target(self, index: int, share: Share = WHOLE) -> torch.Tensor | TopTokens:
+        """The teacher's logits [M, V] at the masked tokens of a pre-training batch, or the largest of them."""
+        name = _name("pretraining", index, share)
+        labels = ["masked"] if self.settings.top_k is None else ["indices", "logits"]
+
+        def answer() -> dict[str, torch.Tensor]:
+            if (known := self._files.read(name, labels)) is not None:
+                return known
+            batch = self.pretraining_batch(index, share)
+            features = self.teacher.masked_features(batch.inputs, batch.masked_positions)
+            if self.settings.top_k is None:
+                computed = {"masked": self._rounded(features).cpu()}
+            else:
+                top = self.teacher.mlm_logits(features).topk(self.settings.top_k)
+                computed = {"indices": top.indices.int().cpu(), "logits": self._rounded(top.values).cpu()}
+            self._files.write(name, computed)
+            return computed
+
+        answers = self._once(("pretraining", index), share, answer)
+        found = {label: value.to(self.device) for label, value in answers.items()}
+        if self.settings.top_k is None:
+            return self.teacher.mlm_logits(found["masked"].float())
+        return TopTokens(found["indices"].long(), found["logits"].float())
+
+    def _all_maps(self, index: int, share: Share, blocks: Sequence[int]) -> dict[str, torch.Tensor]:
+        """The answers of several blocks in one pass."""
+        batch = self.stage_batch(index, share)
+        hidden, position = self.teacher.blocks.embed(batch.inputs), 0
+        everything: dict[str, torch.Tensor] = {}
+        for block in blocks:
+            hidden = self.teacher.blocks.run(hidden, batch.inputs, position, block)
+            maps = self._maps(hidden, batch.inputs, block)
+            everything |= {f"{kind}_{block}": value.cpu() for kind, value in self._kept(maps).items()}
+            hidden, position = maps.features, block + 1
+        if blocks[-1] == self.teacher.shape.num_blocks - 1:
+            # The head transfer asks for what the last block leads to; it is at hand now.
+            decoder_inputs = self.teacher.decoder_inputs(hidden.flatten(0, 1)[batch.masked_positions])
+            self._files.write(_name("decoder", index, share), {"inputs": self._rounded(decoder_inputs).cpu()})
+        return everything
+
+    def _rolled(self, index: int, share: Share, block: int, keep: bool) -> BlockMaps:
+        """One block's maps from the kept hidden state before it, or from the beginning."""
+        hidden = self._before(index, share, block)
+        maps = self._maps(hidden, self.stage_batch(index, share).inputs, block)
+        if keep:
+            self._rolling.put(_key(index, share), block + 1, maps.features)
+        return maps
+
+    def _before(self, index: int, share: Share, block: int) -> torch.Tensor:
+        """The feature map that enters ``block``, [B, S, N]."""
+        inputs = self.stage_batch(index, share).inputs
+        position, hidden = self._rolling.get(_key(index, share)) or (0, None)
+        if hidden is None or position > block:
+            position, hidden = 0, self.teacher.blocks.embed(inputs)
+        return self.teacher.blocks.run(hidden, inputs, position, block)
+
+    def _maps(self, hidden: torch.Tensor, inputs: Inputs, block: int) -> BlockMaps:
+        return self.teacher.blocks.maps(hidden, inputs, block, projections="queries" in self._kinds)
+
+    def _kept(self, maps: BlockMaps) -> dict[str, torch.Tensor]:
+        """What the losses need of a block's maps, rounded."""
+        kept: dict[str, torch.Tensor] = {}
+        for kind in self._kinds:
+            value: torch.Tensor = getattr(maps, kind)
+            kept[kind] = self._rounded(value.transpose(1, 2).flatten(2) if kind in _PROJECTIONS else value)
+        return kept
+
+    def _stage_size(self, index: int, share: Share, blocks: Sequence[int]) -> tuple[int, int]:
+        """Bytes and number of the tensors that the blocks' answers to a batch are."""
+        sequences, length = self.stage_batch(index, share).inputs["input_ids"].shape
+        shape = self.teacher.shape
+        widths = {"features": shape.hidden_size, "attention": shape.num_heads * length}
+        width = sum(widths.get(kind, shape.hidden_size) for kind in self._kinds)
+        value_bytes = 2 if self.settings.precision == "half" else 4
+        return sequences * length * width * value_bytes * len(blocks), len(blocks) * len(self._kinds)
+
+    def _rounded(self, value: torch.Tensor) -> torch.Tensor:
+        """In the configured precision; values beyond the range of half precision stay as they are."""
+        value = value.float().contiguous()
+        half = self.settings.precision == "half" and value.abs().max() <= torch.finfo(torch.float16).max
+        return value.half() if half else value
+
+    def _once(self, step: object, share: Share, answer: Callable[[], Answers]) -> Answers:
+        return answer() if self._answers is None else self._answers.get(step, share, answer)
+
+    def _batch(self, data: PretrainingData, kind: str, index: int, share: Share) -> LoadedBatch:
+        def make() -> LoadedBatch:
+            return LoadedBatch(data.batch(index, self.batch_size, share.index, share.count), self.device)
+
+        return self._batches.get((kind, index), share, make)
+
+
+def _require_relations(teacher: Teacher, relation_heads: int) -> None:
+    """Raises TeacherError where relations cannot be formed from this teacher."""
+    teacher.blocks.require_projections(length=8)
+    if teacher.shape.hidden_size % relation_heads:
+        raise TeacherError(
+            f"losses.relation_heads: {relation_heads} does not divide the teacher's hidden size of "
+            f"{teacher.shape.hidden_size}"
         )
 
-    def stage_batch(self, step: int) -> Batch:
-        return self.stage_data.batch(step, self.batch_size)
 
-    def pretraining_batch(self, step: int) -> Batch:
-        return self.pretraining_data.batch(step, self.batch_size)
-
-    def feature_map(self, step: int, block: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """The teacher's feature map [B, S, N] and attention [B, H, S, S] after block ``block`` (from 0)."""
-        found = self._stage(step, [f"feature_{block}", f"attention_{block}"])
-        return found[f"feature_{block}"], found[f"attention_{block}"]
-
-    def decoder_inputs(self, step: int) -> torch.Tensor:
-        """What the teacher's head feeds its decoder at the masked tokens of stage batch ``step``, [M, N_d]."""
-        return self._stage(step, ["decoder_inputs"])["decoder_inputs"]
-
-    def _stage(self, step: int, wanted: list[str]) -> dict[str, torch.Tensor]:
-        def compute() -> dict[str, torch.Tensor]:
-            batch = self.stage_batch(step)
-            features, attentions = self.teacher.feature_maps(model_inputs(batch), self._blocks)
-            last = features[-1].flatten(0, 1)[torch.from_numpy(batch.masked_positions)]
-            found = {"decoder_inputs": self.teacher.decoder_inputs(last)}
-            for index, feature, attention in zip(self._blocks, features, attentions, strict=True):
-                found |= {f"feature_{index}": feature, f"attention_{index}": attention}
-            return found
-
-        return self._cache.get(f"stage-{step:08d}", wanted, compute)
-
-    def mlm_logits(self, step: int, batch: Batch) -> torch.Tensor:
-        """The teacher's logits [M, V] at the masked tokens of pre-training batch ``step``."""
-
-        def compute() -> dict[str, torch.Tensor]:
-            positions = torch.from_numpy(batch.masked_positions)
-            return {"masked": self.teacher.masked_features(model_inputs(batch), positions)}
-
-        features = self._cache.get(f"pretraining-{step:08d}", ["masked"], compute)["masked"]
-        return self.teacher.mlm_logits(features)
+def signals_name(settings: DistillationSettings) -> str:
+    """A directory name that budgets share which need the same answers."""
+    kinds = _kinds(settings.losses)
+    return "-".join([f"batch-{settings.batch_size}", *(kind for kind in ("attention", "queries") if kind in kinds)])
 
 
-class _SignalFiles:
-    """One safetensors file a batch, with a checksum, up to a number of bytes in all."""
-
-    def __init__(self, directory: Path | None, byte_budget: int, key: str):
-        self._directory = directory if byte_budget > 0 else None
-        self._key = key
-        self._verified: set[str] = set()
-        self._free = byte_budget
-        if self._directory is not None:
-            self._directory.mkdir(parents=True, exist_ok=True)
-            self._free -= sum(path.stat().st_size for path in self._directory.glob("*.safetensors"))
-
-    def get(
-        self, name: str, wanted: list[str], compute: Callable[[], Mapping[str, torch.Tensor]]
-    ) -> dict[str, torch.Tensor]:
-        """The wanted tensors in float32: from the file ``name`` if it is intact, else computed."""
-        if self._directory is None:
-            return {key: value.float() for key, value in _halved(compute()).items() if key in wanted}
-        path = self._directory / f"{name}.safetensors"
-        found = self._read(path, wanted)
-        if found is None:
-            tensors = _halved(compute())
-            self._write(path, tensors)
-            found = {key: tensors[key] for key in wanted}
-        return {key: value.float() for key, value in found.items()}
-
-    def _read(self, path: Path, wanted: list[str]) -> dict[str, torch.Tensor] | None:
-        if not path.exists():
-            return None
-        try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                if metadata.get("key") != self._key:
-                    raise ValueError("it belongs to another teacher, corpus or batch size")
-                if path.name not in self._verified:
-                    everything = {key: file.get_tensor(key) for key in sorted(file.keys())}
-                    if metadata.get("checksum") != _checksum(everything):
-                        raise ValueError("its checksum is wrong")
-                    self._verified.add(path.name)
-                return {key: file.get_tensor(key) for key in wanted}
-        except (SafetensorError, ValueError, OSError) as error:
-            log.warning("computing the teacher's signals again, %s cannot be used: %s", path, error)
-            self._free += path.stat().st_size
-            path.unlink(missing_ok=True)
-            return None
-
-    def _write(self, path: Path, tensors: dict[str, torch.Tensor]) -> None:
-        size = sum(tensor.nbytes for tensor in tensors.values()) + 1024 * (1 + len(tensors))
-        if size > self._free:
-            return
-        metadata = {"key": self._key, "checksum": _checksum(tensors)}
-        with atomic_path(path) as temporary:
-            save_file(tensors, temporary, metadata)
-        self._free -= path.stat().st_size
-        self._verified.add(path.name)
+def _kinds(losses: LossSettings) -> tuple[str, ...]:
+    """Which of a block's maps the losses need."""
+    attention = ("attention",) if losses.attention else ()
+    return ("features", *attention, *(_PROJECTIONS if losses.relations else ()))
 
 
-def _halved(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Half precision where the values fit into its range (MobileBERT's feature maps do not)."""
-    limit = torch.finfo(torch.float16).max
-    return {
-        name: (value if value.abs().max() > limit else value.half()).contiguous() for name, value in tensors.items()
-    }
+class _Recent(Generic[Made]):
+    """What was made for the shares of the current step; forgotten with the next one."""
+
+    def __init__(self) -> None:
+        self._step: object = None
+        self._made: dict[Share, Made] = {}
+
+    def get(self, step: object, share: Share, make: Callable[[], Made]) -> Made:
+        if step != self._step:
+            self._step, self._made = step, {}
+        if share not in self._made:
+            self._made[share] = make()
+        return self._made[share]
 
 
-def _checksum(tensors: Mapping[str, torch.Tensor]) -> str:
-    value = 0
-    for name in sorted(tensors):
-        value = zlib.crc32(name.encode(), value)
-        value = zlib.crc32(tensors[name].contiguous().view(torch.uint8).numpy().tobytes(), value)
-    return f"{value:08x}"
+def _name(kind: str, index: int, share: Share) -> str:
+    part = "" if share.count == 1 else f"-{share.index + 1}of{share.count}"
+    return f"{kind}-{index:08d}{part}"
+
+
+def _key(index: int, share: Share) -> Key:
+    return index, share.index, share.count

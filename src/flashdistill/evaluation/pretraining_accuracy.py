@@ -20,7 +20,7 @@ from flashdistill.models.inputs import model_inputs
 from flashdistill.models.teacher import Teacher
 
 Predict = Callable[[Batch], tuple[torch.Tensor, torch.Tensor | None]]
-"""Batch → masked-LM logits [M, V] and next-sentence logits [B, 2], or None without that head."""
+"""Batch → masked-LM logits [M, V] and next-sentence logits [B, 2] (None without that head), on the CPU."""
 
 
 @dataclass
@@ -76,10 +76,12 @@ def pretraining_accuracy(predict: Predict, batches: Iterable[Batch]) -> dict[str
 def student_predictor(student: MobileBertForPreTraining, with_nsp: bool) -> Predict:
     """Predictions of a student in evaluation mode."""
 
+    device = student.device
+
     def predict(batch: Batch) -> tuple[torch.Tensor, torch.Tensor | None]:
-        hidden = blocks.last_hidden(student, model_inputs(batch))
-        mlm = blocks.mlm_logits(student, hidden, torch.from_numpy(batch.masked_positions))
-        return mlm, blocks.nsp_logits(student, hidden) if with_nsp else None
+        hidden = blocks.last_hidden(student, model_inputs(batch, device))
+        mlm = blocks.mlm_logits(student, hidden, torch.from_numpy(batch.masked_positions).to(device))
+        return mlm.cpu(), blocks.nsp_logits(student, hidden).cpu() if with_nsp else None
 
     return predict
 
@@ -88,7 +90,8 @@ def teacher_predictor(teacher: Teacher) -> Predict:
     """Predictions of a teacher's masked-LM head; its next-sentence head, if any, is not asked."""
 
     def predict(batch: Batch) -> tuple[torch.Tensor, torch.Tensor | None]:
-        features = teacher.masked_features(model_inputs(batch), torch.from_numpy(batch.masked_positions))
-        return teacher.mlm_logits(features), None
+        positions = torch.from_numpy(batch.masked_positions).to(teacher.device)
+        features = teacher.masked_features(model_inputs(batch, teacher.device), positions)
+        return teacher.mlm_logits(features).cpu(), None
 
     return predict

@@ -5,6 +5,8 @@ Shapes: B sequences, S tokens, h hidden size, H heads, M masked tokens, V vocabu
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -40,14 +42,11 @@ def run_block(student: MobileBertForPreTraining, index: int, hidden: torch.Tenso
     return block(student, index)(hidden, mask)
 
 
-def run_block_with_attention(
-    student: MobileBertForPreTraining, index: int, hidden: torch.Tensor, mask: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """A block's feature map [B, S, h] and its attention as log-probabilities [B, H, S, S].
+@contextmanager
+def captured_projections(student: MobileBertForPreTraining, index: int) -> Iterator[dict[str, torch.Tensor]]:
+    """Queries, keys and values [B, S, b] of block ``index``, filled in when the block runs.
 
-    The scores are formed from the block's own queries and keys, so this works with every
-    attention implementation, also those that never hold the probabilities. Keys at padding get
-    −inf.
+    They serve every attention implementation, also those that never hold the probabilities.
     """
     attention: Any = block(student, index).attention.self
     captured: dict[str, torch.Tensor] = {}
@@ -55,17 +54,24 @@ def run_block_with_attention(
         getattr(attention, name).register_forward_hook(
             lambda module, args, output, name=name: captured.__setitem__(name, output)
         )
-        for name in ("query", "key")
+        for name in ("query", "key", "value")
     ]
     try:
-        features = run_block(student, index, hidden, mask)
+        yield captured
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def log_attention(
+    student: MobileBertForPreTraining, index: int, projections: dict[str, torch.Tensor], mask: torch.Tensor
+) -> torch.Tensor:
+    """A block's attention as log-probabilities [B, H, S, S], −inf at padding keys; ``mask`` is additive."""
+    attention: Any = block(student, index).attention.self
     heads, size = attention.num_attention_heads, attention.attention_head_size
-    query, key = (captured[name].unflatten(-1, (heads, size)).transpose(1, 2) for name in ("query", "key"))
-    scores = query @ key.transpose(2, 3) * attention.scaling
-    return features, scores.masked_fill(mask < 0, float("-inf")).log_softmax(-1)
+    query, key = (projections[name].unflatten(-1, (heads, size)).transpose(1, 2) for name in ("query", "key"))
+    scores = (query @ key.transpose(2, 3)).float() * attention.scaling
+    return scores.masked_fill(mask < 0, float("-inf")).log_softmax(-1)
 
 
 def mlm_logits(student: MobileBertForPreTraining, hidden: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
@@ -73,10 +79,14 @@ def mlm_logits(student: MobileBertForPreTraining, hidden: torch.Tensor, position
     return student.cls.predictions(hidden.flatten(0, 1).index_select(0, positions))
 
 
+def pooler(student: MobileBertForPreTraining) -> Any:
+    """The module between the last feature map and the next-sentence head."""
+    return student.mobilebert.pooler
+
+
 def nsp_logits(student: MobileBertForPreTraining, hidden: torch.Tensor) -> torch.Tensor:
     """Next-sentence logits [B, 2] of the last feature map [B, S, h]; class 1 is "random"."""
-    pooler: Any = student.mobilebert.pooler
-    return student.cls.seq_relationship(pooler(hidden))
+    return student.cls.seq_relationship(pooler(student)(hidden))
 
 
 def last_hidden(student: MobileBertForPreTraining, inputs: Inputs) -> torch.Tensor:

@@ -74,10 +74,11 @@ class Frame:
 
 @torch.no_grad()
 def sample_teacher(teacher: Teacher, batches: Sequence[tuple[Inputs, torch.Tensor]]) -> TeacherSample:
-    """Run the teacher on batches given as inputs and masked positions [M]."""
-    embeddings = [teacher.embedding_output(inputs).flatten(0, 1) for inputs, _ in batches]
-    decoder_inputs = [teacher.decoder_inputs(teacher.masked_features(*batch)) for batch in batches]
-    return TeacherSample([inputs for inputs, _ in batches], torch.cat(embeddings), torch.cat(decoder_inputs))
+    """Run the teacher on batches given as inputs and masked positions [M]; the result is on the CPU."""
+    embeddings = [teacher.blocks.embed(inputs).flatten(0, 1).cpu() for inputs, _ in batches]
+    decoder_inputs = [teacher.decoder_inputs(teacher.masked_features(*batch)).cpu() for batch in batches]
+    inputs = [{name: values.cpu() for name, values in inputs.items()} for inputs, _ in batches]
+    return TeacherSample(inputs, torch.cat(embeddings), torch.cat(decoder_inputs))
 
 
 def principal_directions(rows: torch.Tensor, count: int) -> torch.Tensor:
@@ -101,9 +102,9 @@ def principal_directions(rows: torch.Tensor, count: int) -> torch.Tensor:
 def initialise_from_teacher(
     student: MobileBertForPreTraining, teacher: Teacher, sample: TeacherSample, seed: int
 ) -> Frame:
-    """Give a student its embeddings and head from the teacher, and blocks that can learn quickly."""
+    """Give a student (on the CPU) its embeddings and head from the teacher, and blocks that can learn quickly."""
     features = principal_directions(sample.embeddings, int(student.config.hidden_size))
-    decoder = principal_directions(teacher.decoder_matrix, int(student.config.hidden_size))
+    decoder = principal_directions(teacher.decoder_matrix.cpu(), int(student.config.hidden_size))
     scale = _resample_head(student, teacher, decoder, sample.decoder_inputs)
     _fit_embeddings(student.mobilebert.embeddings, sample, features)
     _initialise_blocks(student, seed)
@@ -116,7 +117,7 @@ def _resample_head(
     """The table (tied to the decoder), the rest of the decoder, and the norm in front of it."""
     head: Any = student.cls.predictions
     embedding_size = int(student.config.embedding_size)
-    rows = teacher.decoder_matrix @ directions
+    rows = teacher.decoder_matrix.cpu() @ directions
     # Rows of the size that students usually start with; the norm makes up for it.
     scale = float(student.config.initializer_range / rows[:, :embedding_size].std())
     head.decoder.weight.copy_(rows[:, :embedding_size] * scale)

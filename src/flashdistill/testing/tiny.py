@@ -33,8 +33,20 @@ class TinyData:
         self.train_sequences = 1000
         self.validation_sequences = 32
 
-    def batch(self, step: int, batch_size: int) -> Batch:
-        return self._batch(batch_size, self._seed, "batch", step)
+    def batch(self, step: int, batch_size: int, rank: int = 0, world_size: int = 1) -> Batch:
+        whole = self._batch(batch_size, self._seed, "batch", step)
+        rows = slice(batch_size * rank // world_size, batch_size * (rank + 1) // world_size)
+        chosen = (whole.masked_positions // self._length >= rows.start) & (
+            whole.masked_positions // self._length < rows.stop
+        )
+        return Batch(
+            input_ids=whole.input_ids[rows],
+            token_type_ids=whole.token_type_ids[rows],
+            attention_mask=whole.attention_mask[rows],
+            masked_positions=whole.masked_positions[chosen] - rows.start * self._length,
+            masked_labels=whole.masked_labels[chosen],
+            next_sentence_labels=whole.next_sentence_labels[rows],
+        )
 
     def validation_batches(self, batch_size: int) -> Iterator[Batch]:
         for index in range(self.validation_sequences // batch_size):

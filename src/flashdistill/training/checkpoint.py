@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 TENSORS = "tensors.safetensors"
 MANIFEST = "manifest.json"
+_RANDOM = "random."
 
 
 @dataclass
@@ -123,6 +124,21 @@ def restore_modules(modules: Mapping[str, nn.Module], tensors: Mapping[str, torc
     """
     for name, target in module_tensors(modules).items():
         target.copy_(tensors[name])
+
+
+def random_tensors() -> dict[str, torch.Tensor]:
+    """The states of the random generators: of the CPU and of the current GPU, where there is one."""
+    tensors = {f"{_RANDOM}cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        tensors[f"{_RANDOM}cuda"] = torch.cuda.get_rng_state()
+    return tensors
+
+
+def restore_random(tensors: Mapping[str, torch.Tensor]) -> None:
+    """Continue the random generators from saved states."""
+    torch.set_rng_state(tensors[f"{_RANDOM}cpu"])
+    if torch.cuda.is_available() and f"{_RANDOM}cuda" in tensors:
+        torch.cuda.set_rng_state(tensors[f"{_RANDOM}cuda"])
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

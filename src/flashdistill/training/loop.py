@@ -2,18 +2,25 @@
 
 Whoever trains says what the loss of step t is; the data order and the learning rate depend on t
 alone, so that a resumed run repeats exactly what an uninterrupted one does.
+
+A step's batch may be computed in shares, one after the other (gradient accumulation) and side by
+side in several processes. Losses are means over tokens or sequences of the whole batch, so a
+share's part is divided by the size of the whole: the sum over shares is the same loss.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from flashdistill.core.errors import DivergedError
 from flashdistill.core.progress import Progress, Silent
@@ -22,13 +29,36 @@ from flashdistill.training.checkpoint import (
     Snapshot,
     module_tensors,
     optimizer_tensors,
+    random_tensors,
     restore_modules,
     restore_optimizer,
+    restore_random,
 )
+from flashdistill.training.compute import Compute, Share
+from flashdistill.training.interrupt import StopRequest, postponed_stop
 from flashdistill.training.optimizers import Schedule
 
 LOSS_HISTORY_POINTS = 60
 """How many points of a loss curve are kept for the report."""
+
+
+class StepLoss(nn.Module, ABC):
+    """The loss of a step. Parameters that it trains are found among its submodules."""
+
+    batch_size: int
+    """Sequences of a whole batch."""
+
+    @abstractmethod
+    def sizes(self, step: int, share: Share) -> tuple[float, ...]:
+        """What the terms of the loss are means over, counted in this share: masked tokens, say."""
+
+    @abstractmethod
+    def forward(self, step: int, share: Share, totals: Sequence[float]) -> torch.Tensor:
+        """This share's part of the loss, a scalar.
+
+        Args:
+            totals: `sizes` summed over all shares; what the sums of the terms are divided by.
+        """
 
 
 @dataclass
@@ -37,25 +67,27 @@ class Phase:
 
     Attributes:
         name: shown to the user and kept in checkpoints, for example ``block 3``.
-        loss: gives the scalar loss of a step; the step counts from 0.
-        parameters: what is updated; everything else is frozen.
+        loss: gives the loss of a step; steps count from 0.
+        parameters: what is updated; everything else must be frozen.
         task: the progress task that the phase's steps count towards.
     """
 
     name: str
-    loss: Callable[[int], torch.Tensor]
+    loss: StepLoss
     parameters: list[nn.Parameter]
     optimizer: torch.optim.Optimizer
     schedule: Schedule
     gradient_clip: float
     task: str = ""
 
-    def time_step(self, step: int) -> None:
+    def time_step(self, step: int, compute: Compute) -> None:
         """Do the work of a step for timing; the weights change, so use a throw-away phase."""
         self.optimizer.zero_grad(set_to_none=True)
-        self.loss(step).backward()
+        _backward(self.loss, step, compute)
         nn.utils.clip_grad_norm_(self.parameters, self.gradient_clip)
         self.optimizer.step()
+        if compute.device.type == "cuda":
+            torch.cuda.synchronize(compute.device)
 
 
 @dataclass
@@ -72,6 +104,7 @@ class LossCurve:
 def run_phase(
     phase: Phase,
     modules: Mapping[str, nn.Module],
+    compute: Compute,
     store: CheckpointStore | None = None,
     resume: Snapshot | None = None,
     progress: Progress | None = None,
@@ -85,43 +118,103 @@ def run_phase(
     Raises:
         DivergedError: the loss or the gradient is not finite; the weights are those of the last
             good step.
+        KeyboardInterrupt: the process was asked to stop; a checkpoint has been written.
+    """
+    with postponed_stop() as stop:
+        steps = phase_steps(phase, modules, compute, store, resume, progress, stop=stop)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as finished:
+                return finished.value
+
+
+def phase_steps(
+    phase: Phase,
+    modules: Mapping[str, nn.Module],
+    compute: Compute,
+    store: CheckpointStore | None = None,
+    resume: Snapshot | None = None,
+    progress: Progress | None = None,
+    carried: Mapping[str, torch.Tensor] | None = None,
+    stop: StopRequest | None = None,
+) -> Generator[int, None, LossCurve]:
+    """`run_phase` step by step: gives the number of steps done after each one.
+
+    Args:
+        carried: further tensors for the checkpoints.
+        stop: looked at after every step.
     """
     progress = progress or Silent()
     curve = LossCurve()
     first = 0
+    wrapped = compute.prepare(phase.loss)
     if resume is not None:
         restore_modules(modules, resume.tensors)
         restore_optimizer(phase.optimizer, resume.tensors, resume.position["optimizer"])
+        restore_random(resume.tensors)
         first = int(resume.position["step"])
         curve.points = [(int(step), float(loss)) for step, loss in resume.position["curve"]]
         progress.advance(phase.task, first, phase.name)
-    last_loss = math.nan
-    for step in range(first, phase.schedule.steps):
-        last_loss = _step(phase, step, last_loss)
-        curve.add(step, phase.schedule.steps, last_loss)
-        progress.advance(phase.task, 1, f"{phase.name}, loss {last_loss:.3f}")
-        if store is not None and store.due() and step + 1 < phase.schedule.steps:
-            store.save(snapshot(phase.name, modules, step + 1, curve, phase.optimizer))
+    last_loss, done = math.nan, first
+
+    def save() -> None:
+        if store is not None and compute.is_main and done < phase.schedule.steps:
+            store.save(snapshot(phase.name, modules, done, curve, phase.optimizer, carried))
+
+    try:
+        for step in range(first, phase.schedule.steps):
+            last_loss, stopping = _step(phase, wrapped, step, last_loss, compute, bool(stop))
+            done = step + 1
+            curve.add(step, phase.schedule.steps, last_loss)
+            progress.advance(phase.task, 1, f"{phase.name}, loss {last_loss:.3f}")
+            if stopping:
+                raise KeyboardInterrupt
+            if store is not None and store.due():
+                save()
+            yield done
+    except KeyboardInterrupt:
+        save()
+        raise
     return curve
 
 
-def _step(phase: Phase, step: int, last_loss: float) -> float:
-    for group in phase.optimizer.param_groups:
-        group["lr"] = phase.schedule(step)
-    loss = phase.loss(step)
-    value = float(loss.detach())
-    if not math.isfinite(value):
-        raise DivergedError(
-            f"diverged: the loss is {value} at step {step} of {phase.name}; last good loss {last_loss:.4g}"
-        )
+def _step(
+    phase: Phase, wrapped: nn.Module, step: int, last_loss: float, compute: Compute, stop: bool
+) -> tuple[float, bool]:
+    """One update; returns the loss and whether any process was asked to stop."""
     phase.optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    local = _backward(wrapped, step, compute)
+    value, stopping = compute.sum([local, float(stop)])
+    where = f"at step {step} of {phase.name}; last good loss {last_loss:.4g}"
+    if not math.isfinite(value):
+        raise DivergedError(f"diverged: the loss is {value} {where}")
     norm = float(nn.utils.clip_grad_norm_(phase.parameters, phase.gradient_clip))
     if not math.isfinite(norm):
-        raise DivergedError(
-            f"diverged: the gradient norm is {norm} at step {step} of {phase.name}; last good loss {last_loss:.4g}"
-        )
+        raise DivergedError(f"diverged: the gradient norm is {norm} {where}")
+    rate = phase.schedule(step)
+    for group in phase.optimizer.param_groups:
+        group["lr"] = rate * group.get("rate_factor", 1.0)
     phase.optimizer.step()
+    return value, stopping > 0
+
+
+def _backward(wrapped: nn.Module, step: int, compute: Compute) -> float:
+    """Add the gradients of this process's shares of a step; returns its part of the loss."""
+    loss: Any = wrapped.module if isinstance(wrapped, DistributedDataParallel) else wrapped
+    shares = compute.shares(loss.batch_size)
+    sizes = [loss.sizes(step, share) for share in shares]
+    totals = compute.sum([sum(column) for column in zip(*sizes, strict=True)])
+    value = 0.0
+    for share in shares:
+        last = share is shares[-1]
+        waiting = wrapped.no_sync() if isinstance(wrapped, DistributedDataParallel) and not last else nullcontext()
+        with waiting:
+            with compute.arithmetic():
+                part = wrapped(step, share, totals)
+            # Gradients are averaged over processes, but the loss is the sum of their parts.
+            (part * compute.world_size).backward()
+        value += float(part.detach())
     return value
 
 
@@ -131,9 +224,10 @@ def snapshot(
     step: int,
     curve: LossCurve | None = None,
     optimizer: torch.optim.Optimizer | None = None,
+    carried: Mapping[str, torch.Tensor] | None = None,
 ) -> Snapshot:
     """The state before step ``step`` of a phase; without an optimiser the phase begins anew."""
-    tensors = module_tensors(modules)
+    tensors = module_tensors(modules) | dict(carried or {}) | random_tensors()
     position: dict[str, Any] = {"phase": phase, "step": step, "curve": curve.points if curve else [], "optimizer": {}}
     if optimizer is not None:
         moments, position["optimizer"] = optimizer_tensors(optimizer)

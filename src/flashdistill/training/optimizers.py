@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -24,27 +24,32 @@ def is_decayed(parameter: nn.Parameter) -> bool:
 
 
 def build_optimizer(
-    name: OptimizerName, parameters: Iterable[nn.Parameter], learning_rate: float, weight_decay: float
+    name: OptimizerName,
+    parameters: Iterable[nn.Parameter],
+    learning_rate: float,
+    weight_decay: float,
+    slowed: Iterable[nn.Parameter] = (),
+    slow_factor: float = 1.0,
 ) -> torch.optim.Optimizer:
     """An optimiser over ``parameters``, matrices decayed and vectors not.
+
+    Args:
+        slowed: further parameters, trained at ``slow_factor`` times the rate.
 
     Raises:
         InputError: LAMB is asked for and pytorch-optimizer is not installed.
     """
-    parameters = list(parameters)
-    matrices = [parameter for parameter in parameters if is_decayed(parameter)]
-    vectors = [parameter for parameter in parameters if not is_decayed(parameter)]
-    groups = [
-        {"params": matrices, "weight_decay": weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
+    groups: list[dict[str, Any]] = []
+    for members, factor in ((list(parameters), 1.0), (list(slowed), slow_factor)):
+        for decayed in (True, False):
+            chosen = [parameter for parameter in members if is_decayed(parameter) is decayed]
+            if chosen:
+                decay = weight_decay if decayed else 0.0
+                groups.append({"params": chosen, "weight_decay": decay, "lr": learning_rate * factor})
+                groups[-1] |= {"rate_factor": factor, "adam": not decayed}
     if name == "adamw":
-        groups = [group for group in groups if group["params"]]
         return torch.optim.AdamW(groups, lr=learning_rate, betas=ADAM_BETAS, eps=ADAMW_EPSILON, fused=True)
     lamb: Any = _lamb_class()
-    for group, without_trust_ratio in zip(groups, (False, True), strict=True):
-        group["adam"] = without_trust_ratio
-    groups = [group for group in groups if group["params"]]
     # As published: decay inside the update, before the trust ratio, and moments not corrected for
     # their bias (the library's name for leaving the step alone is adam_debias=True).
     return lamb(groups, lr=learning_rate, betas=ADAM_BETAS, eps=LAMB_EPSILON, weight_decouple=False, adam_debias=True)
@@ -70,8 +75,21 @@ def _lamb_class() -> type[torch.optim.Optimizer]:
     return Lamb
 
 
+class Schedule(Protocol):
+    """The learning rate of every step of a phase."""
+
+    @property
+    def steps(self) -> int:
+        """Length of the phase."""
+        ...
+
+    def __call__(self, step: int) -> float:
+        """The learning rate of step ``step``, counted from 0; never zero."""
+        ...
+
+
 @dataclass(frozen=True)
-class Schedule:
+class LinearSchedule:
     """Linear warm-up to ``peak``, then linear decay to ``final_fraction * peak`` at the last step."""
 
     steps: int
@@ -80,9 +98,23 @@ class Schedule:
     final_fraction: float = 1e-4
 
     def __call__(self, step: int) -> float:
-        """The learning rate of step ``step``, counted from 0; never zero."""
         if step < self.warmup_steps:
             return self.peak * (step + 1) / (self.warmup_steps + 1)
         remaining = max(self.steps - self.warmup_steps, 1)
         done = min((step - self.warmup_steps) / remaining, 1.0)
         return self.peak * (1.0 - (1.0 - self.final_fraction) * done)
+
+
+@dataclass(frozen=True)
+class PlateauSchedule:
+    """The rate inside a stage in MobileBERT's public code: a tenth of warm-up, then almost constant.
+
+    ``peak · min(0.9 + 0.1·√(1 − τ), 10·τ)``, τ the fraction of the phase that is done with the step.
+    """
+
+    steps: int
+    peak: float
+
+    def __call__(self, step: int) -> float:
+        done = min((step + 1) / self.steps, 1.0)
+        return self.peak * min(0.9 + 0.1 * (1.0 - done) ** 0.5, 10.0 * done)
