@@ -19,6 +19,7 @@ from flashdistill.training.compute import WHOLE, Share
 
 B = 4
 GIB = 1024**3
+PLAIN = LossSettings()
 RELATIONS = LossSettings(relations=1.0, relation_heads=4)
 
 
@@ -48,7 +49,7 @@ class CountingBlocks:
 class Source:
     """Signals whose teacher counts."""
 
-    def __init__(self, directory: Path | None = None, losses: LossSettings = LossSettings(), **changes):  # type: ignore[no-untyped-def]
+    def __init__(self, directory: Path | None = None, losses: LossSettings = PLAIN, **changes):  # type: ignore[no-untyped-def]
         teacher = tiny_teacher()
         self.counts = CountingBlocks(teacher)
         teacher.blocks = self.counts  # type: ignore[assignment]

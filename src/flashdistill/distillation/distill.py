@@ -187,8 +187,7 @@ class Distillation:
         for parameter in phase.parameters:
             parameter.requires_grad_(True)
         self.moments.give(phase.optimizer)
-        carried = self.moments.tensors()
-        running = phase_steps(phase, modules, self.compute, self.store, resume, self.progress, carried, stop)
+        running = phase_steps(phase, modules, self.compute, self.store, resume, self.progress, self._carried(), stop)
         while True:
             try:
                 step = next(running)
@@ -202,15 +201,22 @@ class Distillation:
         self.moments.take(phase.optimizer)
 
     def _continue_from(self, resume: Snapshot) -> int:
-        """Take over a checkpoint's weights and moments; returns the number of its phase."""
+        """Take over a checkpoint's weights, moments and curves; returns the number of its phase."""
         restore_modules({"student": self.student}, resume.tensors)
         self.moments.restore(resume.tensors)
+        for name, points in resume.position["finished"].items():
+            self.curves[name] = LossCurve([(int(step), float(loss)) for step, loss in points])
         return self.phase_names.index(resume.position["phase"])
 
     def _save_before(self, number: int) -> None:
         if self.store and self.compute.is_main:
             name = self.phase_names[number]
-            self.store.save(snapshot(name, {"student": self.student}, 0, carried=self.moments.tensors()))
+            self.store.save(snapshot(name, {"student": self.student}, 0, carried=self._carried()))
+
+    def _carried(self) -> Snapshot:
+        """What earlier phases leave to later ones."""
+        curves = {name: curve.points for name, curve in self.curves.items()}
+        return Snapshot(self.moments.tensors(), {"finished": curves})
 
     def _phase(
         self,

@@ -136,13 +136,13 @@ def phase_steps(
     store: CheckpointStore | None = None,
     resume: Snapshot | None = None,
     progress: Progress | None = None,
-    carried: Mapping[str, torch.Tensor] | None = None,
+    carried: Snapshot | None = None,
     stop: StopRequest | None = None,
 ) -> Generator[int, None, LossCurve]:
     """`run_phase` step by step: gives the number of steps done after each one.
 
     Args:
-        carried: further tensors for the checkpoints.
+        carried: what the checkpoints hold beside the phase's own state.
         stop: looked at after every step.
     """
     progress = progress or Silent()
@@ -159,7 +159,7 @@ def phase_steps(
     last_loss, done = math.nan, first
 
     def save() -> None:
-        if store is not None and compute.is_main and done < phase.schedule.steps:
+        if store is not None and compute.is_main:
             store.save(snapshot(phase.name, modules, done, curve, phase.optimizer, carried))
 
     try:
@@ -170,7 +170,7 @@ def phase_steps(
             progress.advance(phase.task, 1, f"{phase.name}, loss {last_loss:.3f}")
             if stopping:
                 raise KeyboardInterrupt
-            if store is not None and store.due():
+            if store is not None and store.due() and done < phase.schedule.steps:
                 save()
             yield done
     except KeyboardInterrupt:
@@ -224,11 +224,14 @@ def snapshot(
     step: int,
     curve: LossCurve | None = None,
     optimizer: torch.optim.Optimizer | None = None,
-    carried: Mapping[str, torch.Tensor] | None = None,
+    carried: Snapshot | None = None,
 ) -> Snapshot:
     """The state before step ``step`` of a phase; without an optimiser the phase begins anew."""
-    tensors = module_tensors(modules) | dict(carried or {}) | random_tensors()
+    tensors = module_tensors(modules) | random_tensors()
     position: dict[str, Any] = {"phase": phase, "step": step, "curve": curve.points if curve else [], "optimizer": {}}
+    if carried is not None:
+        tensors |= carried.tensors
+        position |= carried.position
     if optimizer is not None:
         moments, position["optimizer"] = optimizer_tensors(optimizer)
         tensors |= moments
