@@ -34,6 +34,7 @@ VERBS = {
     "explore": "CONFIG [KEY=VALUE]...",
     "measure": "ARCH...",
     "distill": "ARCH [KEY=VALUE]...",
+    "pretrain-teacher": "CONFIG [KEY=VALUE]...",
     "report": "RUN",
     "dashboard": "RUN",
     "doctor": "",
@@ -82,7 +83,7 @@ def raises(error: BaseException):
 
 def test_the_command_line_is_frozen():
     shown = call("--help").stdout
-    assert re.findall(r"^\W+(\w+)  +\S", shown.split("Commands")[1], re.MULTILINE) == list(VERBS)
+    assert re.findall(r"^\W+([\w-]+)  +\S", shown.split("Commands")[1], re.MULTILINE) == list(VERBS)
     for verb, arguments in VERBS.items():
         usage = call(verb, "--help").stdout.replace("{", "").replace("}", "")
         assert " ".join(usage.split()).startswith(" ".join(f"Usage: root {verb} [OPTIONS] {arguments}".split()))
@@ -122,6 +123,28 @@ def test_distill(directory, pipeline):
     ((_, (config, architecture, _), _),) = pipeline.calls
     assert architecture == Architecture(128, 64, 1, 256, 1)
     assert config.regular.seconds == 9
+
+
+def test_pretrain_teacher_tells_what_it_made(directory, monkeypatch):
+    calls = []
+    fake: Any = types.ModuleType("flashdistill.teacher_command")
+    made = types.SimpleNamespace(facts=[("name", "BERT 2x16"), ("steps", "5")], yaml="teacher: {model: there}")
+
+    def pretrain_teacher(*arguments):
+        calls.append(arguments)
+        return made
+
+    fake.pretrain_teacher = pretrain_teacher
+    monkeypatch.setitem(sys.modules, "flashdistill.teacher_command", fake)
+    monkeypatch.setattr(flashdistill, "teacher_command", fake, raising=False)
+    result = call("pretrain-teacher", "run.yaml", "teacher.vocabulary=900", "--output", "there")
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout == "name: BERT 2x16\nsteps: 5\n\nIn a configuration: teacher: {model: there}\n"
+    assert call("pretrain-teacher", "run.yaml").exit_code == 0
+    (first, there, _), (_, default, _) = calls
+    assert (first.teacher.vocabulary, there, default) == (900, Path("there"), None)
+    made = None  # as in all but the first of several processes
+    assert call("pretrain-teacher", "run.yaml").stdout == ""
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,7 @@ BAD = [
     # unknown keys
     ("name: small", "nme: small", "1: nme: unknown key; did you mean 'name'? (allowed: name, seed, teacher, corpus, tasks,"),
     ("{model: models/teacher}", "{modl: x}", "2: teacher.modl: unknown key; did you mean 'model'? (allowed: model, "),
-    ("losses: {alpha: 0.3}", "losses: {beta: 1}", "8: flash.losses.beta: unknown key (allowed: attention, feature_map, alp"),
+    ("losses: {alpha: 0.3}", "losses: {beta: 1}", "8: flash.losses.beta: unknown key (allowed: attention, feature_map, nor"),
     ("{files:", "{file:", "4: corpus.source.file: unknown key; did you mean 'files'? (allowed: files"),
     # types and bounds
     ("name: small", "name: [x]", "1: name: got ['x'], allowed: text that is not empty"),
@@ -130,10 +130,10 @@ BAD = [
     ("num_heads: [1, 2]", "num_heads: [2, 2]", "5: space.num_heads: got [2, 2], repeats 2"),
     ("hidden_size: [128, 256]", "hidden_size: [64]", "5: space: embedding_size 128 is larger than the smallest hidden_size 64"),
     ("name: small", "name: x\ntarget: {runtime: onnxruntim}", "2: target.runtime: got 'onnxruntim', unknown runtime; did you mean 'onnxruntime'?"),
-    ("{seconds: 5}", "{steps_per_block: 5}", "9: regular: set steps_per_block and pretraining_steps, or seconds"),
+    ("{seconds: 5}", "{steps_per_block: 5}", "9: regular: set pretraining_steps (and steps_per_block), or steps, or seconds"),
     ("{model: models/teacher}", "{}", "2: teacher: set exactly one of model and pretrain"),
     # what is missing
-    ("regular: {seconds: 5}\n", "", "1: regular: missing, allowed: a mapping with the keys steps_per_block"),
+    ("regular: {seconds: 5}\n", "", "1: regular: missing, allowed: a mapping with the keys preset, steps_per_block"),
     ("baseline: 256_64_2_256_2\n", "", "1: baseline: missing, allowed: an architecture such as 512_128_4_512_4"),
     # between sections
     ("name: small", "name: x\ntasks: [nsp]", "2: tasks: got ['nsp'], allowed: [mlm] or [mlm, nsp]; students are distilled on mlm"),

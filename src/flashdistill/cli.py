@@ -157,7 +157,29 @@ def distill(
 
     with ConsoleProgress() as progress:
         delivered = pipeline.distill(loaded, parsed, progress)
-    typer.echo(f"model: {delivered}")
+    if delivered is not None:  # in the main process, if there are several
+        typer.echo(f"model: {delivered}")
+
+
+@app.command()
+def pretrain_teacher(
+    config: Config,
+    overrides: Overrides = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", help="The teacher's directory; teachers/NAME unless given.")
+    ] = None,
+) -> None:
+    """Prepare the configured teacher and keep it: train it from scratch, fit its head, shrink its vocabulary."""
+    loaded = _load(config, overrides)
+
+    from flashdistill import teacher_command
+    from flashdistill.console import ConsoleProgress
+
+    with ConsoleProgress() as progress:
+        made = teacher_command.pretrain_teacher(loaded, output.expanduser() if output else None, progress)
+    if made is not None:
+        typer.echo("\n".join(f"{name}: {value}" for name, value in made.facts))
+        typer.echo(f"\nIn a configuration: {made.yaml}")
 
 
 @app.command()
@@ -214,7 +236,8 @@ def _pipeline_run(config: RunConfig, until: Literal["search", "delivery"]) -> No
 
     with ConsoleProgress() as progress:
         result = pipeline.run(config, progress, until=until)
-    typer.echo(f"report: {result}" if isinstance(result, Path) else str(result))
+    if result is not None:  # in the main process, if there are several
+        typer.echo(f"report: {result}")
 
 
 def _architecture(name: str, config: RunConfig) -> Architecture:

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from transformers import (
-    AlbertConfig,
     AutoModel,
     AutoModelForMaskedLM,
     BertConfig,
@@ -72,13 +71,14 @@ def test_masked_logits_are_those_of_the_whole_model(config: PretrainedConfig) ->
     torch.testing.assert_close(trainable, expected)
 
 
-def test_feature_maps_have_the_shapes_and_rows_sum_to_one(config: PretrainedConfig) -> None:
+def test_a_teacher_moves_with_all_that_belongs_to_it(config: PretrainedConfig) -> None:
     teacher = tiny_teacher(config)
-    inputs = model_inputs(TinyData(length=12).batch(0, 3))
-    features, attentions = teacher.feature_maps(inputs, [0, 1])
-    assert [f.shape for f in features] == [(3, 12, 16)] * 2
-    assert [a.shape for a in attentions] == [(3, 2, 12, 12)] * 2
-    torch.testing.assert_close(attentions[0].sum(-1), torch.ones(3, 2, 12))
+    assert teacher.device == teacher.decoder_matrix.device == torch.device("cpu")
+    assert teacher.to("meta") is teacher
+    assert teacher.device == teacher.decoder_matrix.device == torch.device("meta")
+    logits = teacher.mlm_logits(torch.zeros(5, 16, device="meta"))
+    assert logits.device.type == "meta"
+    assert logits.shape == (5, VOCAB_SIZE)
 
 
 def test_reduced_vocabulary_keeps_the_logits_of_what_is_kept(config: PretrainedConfig) -> None:
@@ -183,14 +183,3 @@ def test_the_quickstarts_teacher_is_the_file_it_means() -> None:
     model, has_head = load_masked_lm(directory, load_config(directory))
     assert not has_head
     assert model_shape(model.config) == Shape(6, 384, 12, 30522, 512)
-
-
-def test_albert_shares_one_layer_and_still_works() -> None:
-    teacher = tiny_teacher(
-        AlbertConfig(
-            vocab_size=VOCAB_SIZE, embedding_size=8, hidden_size=16, num_hidden_layers=3, num_attention_heads=2,
-            intermediate_size=16,
-        )
-    )  # fmt: skip
-    features, _ = teacher.feature_maps(model_inputs(TinyData().batch(0, 2)), [0, 2])
-    assert features[1].shape[-1] == 16

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import MobileBertForPreTraining
 
 from flashdistill.models.inputs import Inputs
@@ -75,8 +76,17 @@ def log_attention(
 
 
 def mlm_logits(student: MobileBertForPreTraining, hidden: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-    """Logits [M, V] at flat token positions [M] of the last feature map [B, S, h]."""
-    return student.cls.predictions(hidden.flatten(0, 1).index_select(0, positions))
+    """Logits [M, V] at flat token positions [M] of the last feature map [B, S, h].
+
+    The decoder is the word table, extended to the hidden size by a dense layer. The two are
+    multiplied one after the other; the model's own forward copies both into one matrix first,
+    which for a large vocabulary costs as much as several blocks.
+    """
+    head: Any = student.cls.predictions
+    features = head.transform(hidden.flatten(0, 1).index_select(0, positions))
+    size = head.decoder.in_features
+    logits = nn.functional.linear(features[:, :size], head.decoder.weight, head.decoder.bias)
+    return torch.addmm(logits, features[:, size:], head.dense.weight) if head.dense.weight.numel() else logits
 
 
 def pooler(student: MobileBertForPreTraining) -> Any:

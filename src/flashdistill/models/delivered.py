@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from transformers import MobileBertConfig, MobileBertForPreTraining, PreTrainedTokenizerFast
 
+from flashdistill.models.ib_bert import projects_block_input
 from flashdistill.models.students import STUDENT_CLASSES, no_empty_tensor_warning
 
 
@@ -23,7 +24,7 @@ def load_student(directory: Path | str) -> MobileBertForPreTraining:
     template ``autodistill`` need this function.
     """
     config = MobileBertConfig.from_pretrained(str(directory))
-    template = "mobilebert" if config.key_query_shared_bottleneck else "autodistill"
+    template = "autodistill" if projects_block_input(config) else "mobilebert"
     with no_empty_tensor_warning():
         model = STUDENT_CLASSES[template].from_pretrained(
             str(directory), config=config, local_files_only=True, use_safetensors=True, dtype=torch.float32

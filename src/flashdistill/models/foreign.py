@@ -1,5 +1,5 @@
-"""Loading models that others made: from a directory, a hub id or a package. Weights are
-safetensors only, and no code from a checkpoint ever runs.
+"""Loading models that others made, or this tool: from a directory, a hub id or a package.
+Weights are safetensors only, and no code from a checkpoint ever runs.
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ from pathlib import Path
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
-from transformers import AutoConfig, AutoModelForMaskedLM, PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING
 
 from flashdistill.core.errors import TeacherError
 from flashdistill.core.files import sha256_file
+from flashdistill.models.ib_bert import masked_lm_class
 from flashdistill.models.settings import WheelModel
+from flashdistill.models.students import no_empty_tensor_warning
 
 WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
@@ -128,10 +130,10 @@ def load_masked_lm(location: Path, config: PretrainedConfig) -> tuple[PreTrained
     Raises:
         TeacherError: the weights are missing, damaged or not safetensors.
     """
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), no_empty_tensor_warning():
         torch.manual_seed(0)
         try:
-            model, info = AutoModelForMaskedLM.from_pretrained(
+            model, info = masked_lm_class(config).from_pretrained(
                 location,
                 config=config,
                 trust_remote_code=False,

@@ -14,6 +14,14 @@ from transformers import MobileBertConfig, MobileBertForPreTraining
 from flashdistill.core.architecture import Architecture, StudentFamily
 
 
+def project_block_input(body: Any, config: MobileBertConfig) -> None:
+    """Give every block query and key layers that take the block's input, not its bottleneck."""
+    for block in body.encoder.layer:
+        attention = block.attention.self
+        attention.query = nn.Linear(config.hidden_size, attention.all_head_size)
+        attention.key = nn.Linear(config.hidden_size, attention.all_head_size)
+
+
 class AutoDistillForPreTraining(MobileBertForPreTraining):
     """The paper's student: MobileBERT whose queries and keys are projected from the block input.
 
@@ -24,11 +32,7 @@ class AutoDistillForPreTraining(MobileBertForPreTraining):
 
     def __init__(self, config: MobileBertConfig):
         super().__init__(config)
-        blocks: Any = self.mobilebert.encoder.layer
-        for block in blocks:
-            attention = block.attention.self
-            attention.query = nn.Linear(config.hidden_size, attention.all_head_size)
-            attention.key = nn.Linear(config.hidden_size, attention.all_head_size)
+        project_block_input(self.mobilebert, config)
         self.post_init()
 
 

@@ -9,16 +9,20 @@ tokens, V vocabulary.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import nn
-from transformers import AutoModelForMaskedLM, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from flashdistill.models.inputs import Inputs
+from flashdistill.models.single_blocks import accepted_inputs, view_with
+from flashdistill.models.teacher_blocks import TeacherBlocks
 
 
 @dataclass(frozen=True)
@@ -36,11 +40,13 @@ class Teacher:
     """A frozen masked-LM encoder.
 
     The head is called apart from the body, on masked tokens only, through the model's own
-    forward with its body replaced; so no family needs code of its own.
+    forward with its body replaced; so no family needs code of its own. Single blocks are run
+    through ``blocks``.
     """
 
     def __init__(self, model: PreTrainedModel):
         self.model = model.eval().requires_grad_(False)
+        self.blocks = TeacherBlocks(model)
         self._head = head_of(model)
 
     @property
@@ -51,31 +57,26 @@ class Teacher:
     def shape(self) -> Shape:
         return model_shape(self.model.config)
 
-    @torch.no_grad()
-    def feature_maps(
-        self, inputs: dict[str, torch.Tensor], blocks: Sequence[int]
-    ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """Outputs and attention maps of the blocks numbered ``blocks`` (from 0).
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are, and where inputs have to be."""
+        return self.model.device
 
-        Returns:
-            Feature maps, each [B, S, N], and attention maps, each [B, H, S, S] with rows that
-            sum to 1.
-        """
-        output = self.body(**self._accepted(inputs), output_hidden_states=True, output_attentions=True)
-        return [output.hidden_states[block + 1] for block in blocks], [output.attentions[block] for block in blocks]
-
-    @torch.no_grad()
-    def embedding_output(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        """What enters the first block, [B, S, N]."""
-        return self.body(**self._accepted(inputs), output_hidden_states=True).hidden_states[0]
+    def to(self, device: torch.device | str) -> Self:
+        """Move the weights, in place."""
+        model: Any = self.model
+        model.to(device)
+        # MobileBERT's is put together from several weights.
+        self.__dict__.pop("decoder_matrix", None)
+        return self
 
     @torch.no_grad()
-    def masked_features(self, inputs: dict[str, torch.Tensor], positions: torch.Tensor) -> torch.Tensor:
+    def masked_features(self, inputs: Inputs, positions: torch.Tensor) -> torch.Tensor:
         """The last feature map at the masked tokens, [M, N].
 
         It determines the logits and is V/N times smaller, so this is what is kept for later.
         """
-        hidden = self.body(**self._accepted(inputs))[0]
+        hidden = self.body(**accepted_inputs(self.model.config, inputs))[0]
         return hidden.flatten(0, 1).index_select(0, positions)
 
     @torch.no_grad()
@@ -112,12 +113,6 @@ class Teacher:
             hook.remove()
         return captured[0].flatten(0, -2)
 
-    def _accepted(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """The inputs this family takes: DistilBERT and RoBERTa know no second segment."""
-        if getattr(self.model.config, "type_vocab_size", 0) > 1:
-            return inputs
-        return {name: value for name, value in inputs.items() if name != "token_type_ids"}
-
 
 def _mobilebert_extension(model: PreTrainedModel) -> torch.Tensor | None:
     """MobileBERT extends its narrow embedding table to the hidden size: [N - e, V]; None for others."""
@@ -142,8 +137,7 @@ def head_of(model: PreTrainedModel) -> Callable[[torch.Tensor], torch.Tensor]:
     It is the model's own forward with a body that returns the given features.
     """
     slot = _FixedOutput()
-    view: Any = copy.copy(model)
-    view.__dict__["_modules"] = {**model._modules, model.base_model_prefix: slot}
+    view = view_with(model, {model.base_model_prefix: slot})
 
     def head(features: torch.Tensor) -> torch.Tensor:
         slot.hidden = features.unsqueeze(0)
@@ -200,7 +194,8 @@ def slice_vocabulary(model: PreTrainedModel, kept: np.ndarray) -> PreTrainedMode
     old_size = model.config.vocab_size
     config = copy.deepcopy(model.config)
     config.vocab_size = len(kept)
-    smaller = AutoModelForMaskedLM.from_config(config, attn_implementation="eager", dtype=torch.float32)
+    family: Any = type(model)
+    smaller = family._from_config(config, attn_implementation="eager", dtype=torch.float32)
     rows = torch.from_numpy(np.asarray(kept, dtype=np.int64))
     source = model.state_dict()
     for name, target in smaller.state_dict().items():

@@ -82,7 +82,7 @@ class Compute:
         if self.world_size == 1:
             return module
         device_ids = [self.device] if self.device.type == "cuda" else None
-        return DistributedDataParallel(module, device_ids=device_ids, broadcast_buffers=False)
+        return DistributedDataParallel(module, device_ids=device_ids)
 
     def sum(self, values: Sequence[float]) -> list[float]:
         """The sums of the values over all processes."""
