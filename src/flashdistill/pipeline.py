@@ -125,6 +125,7 @@ def _opened(config: RunConfig, progress: Progress) -> Iterator[_Life | None]:
     directory = RunDirectory(config.output)
     if not compute.is_main:
         _workbench(config, directory, Silent(), compute).follow()
+        compute.close()
         yield None
         return
     directory.create()

@@ -11,12 +11,15 @@ from pathlib import Path
 import pytest
 
 WORKER = Path(__file__).parent / "two_process_worker.py"
+PRETRAINING = "pre-training distillation"
+
+Curves = dict[str, dict[str, list[list[float]]]]
 
 
-def torchrun(processes: int, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+def run(processes: int, *arguments: str) -> subprocess.CompletedProcess[str]:
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     return subprocess.run(
-        [*command, str(WORKER), *arguments],
+        [sys.executable, *(launcher if processes > 1 else []), str(WORKER), *arguments],
         capture_output=True,
         text=True,
         timeout=300,
@@ -25,49 +28,38 @@ def torchrun(processes: int, *arguments: str) -> subprocess.CompletedProcess[str
     )
 
 
-def curves(path: Path) -> dict[str, list[list[float]]]:
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> Curves:
+    """One process's loss curves by preset and phase."""
+    path = tmp_path_factory.mktemp("one") / "curves.json"
+    done = run(1, str(path))
+    assert done.returncode == 0, done.stderr
     return json.loads(path.read_text())
 
 
-@pytest.fixture(scope="module")
-def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, list[list[float]]]]:
-    """One process's loss curves by preset."""
-    found = {}
-    for preset in ("paper", "mobilebert"):
-        path = tmp_path_factory.mktemp("one") / "curves.json"
-        done = subprocess.run(
-            [sys.executable, str(WORKER), preset, str(path)], capture_output=True, text=True, timeout=300, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        found[preset] = curves(path)
-    return found
+def losses(points: list[list[float]]) -> list[float]:
+    return [loss for _, loss in points]
 
 
-@pytest.mark.parametrize("preset", ["paper", "mobilebert"])
-def test_two_processes_have_the_loss_curve_of_one(
-    tmp_path: Path, expected: dict[str, dict[str, list[list[float]]]], preset: str
-) -> None:
+def test_two_processes_have_the_loss_curve_of_one(tmp_path: Path, expected: Curves) -> None:
     path = tmp_path / "curves.json"
-    done = torchrun(2, preset, str(path))
+    done = run(2, str(path))
     assert done.returncode == 0, done.stderr
-    found = curves(path)
-    assert found.keys() == expected[preset].keys()
-    for phase, points in found.items():
-        assert [step for step, _ in points] == [step for step, _ in expected[preset][phase]]
-        losses = [loss for _, loss in points]
-        assert losses == pytest.approx([loss for _, loss in expected[preset][phase]], rel=1e-3)
+    found: Curves = json.loads(path.read_text())
+    for preset, phases in expected.items():
+        assert found[preset].keys() == phases.keys()
+        for name, points in phases.items():
+            assert [step for step, _ in found[preset][name]] == [step for step, _ in points]
+            assert losses(found[preset][name]) == pytest.approx(losses(points), rel=1e-3)
 
 
-def test_two_processes_resume_from_the_checkpoint_of_a_killed_run(
-    tmp_path: Path, expected: dict[str, dict[str, list[list[float]]]]
-) -> None:
+def test_two_processes_resume_from_the_checkpoint_of_a_killed_run(tmp_path: Path, expected: Curves) -> None:
     path, store = tmp_path / "curves.json", tmp_path / "checkpoints"
-    killed = torchrun(2, "paper", str(path), str(store), "9")
+    killed = run(2, str(path), str(store), "9")
     assert killed.returncode != 0
     assert not path.exists()
     assert list(store.glob("step-*"))
-    done = torchrun(2, "paper", str(path), str(store))
+    done = run(2, str(path), str(store), "-1")
     assert done.returncode == 0, done.stderr
-    last = "pre-training distillation"
-    losses = [loss for _, loss in curves(path)[last]]
-    assert losses == pytest.approx([loss for _, loss in expected["paper"][last]], rel=1e-3)
+    found = json.loads(path.read_text())["paper"]
+    assert losses(found[PRETRAINING]) == pytest.approx(losses(expected["paper"][PRETRAINING]), rel=1e-3)

@@ -1,4 +1,4 @@
-"""A small distillation as each of several processes runs it: PRESET CURVES.json [STORE [KILL_AT]]."""
+"""Small distillations as each of several processes runs them: CURVES.json [STORE KILL_AT]."""
 
 from __future__ import annotations
 
@@ -15,16 +15,14 @@ from flashdistill.distillation.settings import DistillationSettings, SignalSetti
 from flashdistill.distillation.signals import TeacherSignals
 from flashdistill.testing.tiny import ARCHITECTURE, FAMILY, TinyData, tiny_teacher
 from flashdistill.training.checkpoint import CheckpointStore
-from flashdistill.training.compute import open_compute
+from flashdistill.training.compute import Compute, open_compute
 from flashdistill.training.settings import TrainingSettings
 
+Curves = dict[str, list[tuple[int, float]]]
 
-def main() -> None:
-    preset, curves = sys.argv[1], Path(sys.argv[2])
-    store = CheckpointStore(Path(sys.argv[3]), every_seconds=0) if len(sys.argv) > 3 else None
-    kill_at = int(sys.argv[4]) if len(sys.argv) > 4 else -1
-    torch.set_num_threads(1)
-    compute = open_compute(TrainingSettings.model_validate({"device": "cpu"}))
+
+def distil(preset: str, compute: Compute, store: CheckpointStore | None = None, kill_at: int = -1) -> Curves:
+    """Loss curves of a small distillation; the main process is killed at step ``kill_at``."""
     settings = DistillationSettings.model_validate(
         {
             "preset": preset,
@@ -42,12 +40,22 @@ def main() -> None:
     for number, _ in enumerate(distillation.steps()):
         if number == kill_at and compute.is_main:
             os.kill(os.getpid(), signal.SIGKILL)
+    return {name: curve.points for name, curve in distillation.curves.items()}
+
+
+def main() -> None:
+    """Both presets, or the paper's alone from a store, killed or not; the curves by preset go to a file."""
+    path = Path(sys.argv[1])
+    torch.set_num_threads(1)
+    compute = open_compute(TrainingSettings.model_validate({"device": "cpu"}))
+    if len(sys.argv) > 2:
+        store = CheckpointStore(Path(sys.argv[2]), every_seconds=0)
+        found = {"paper": distil("paper", compute, store, kill_at=int(sys.argv[3]))}
+    else:
+        found = {preset: distil(preset, compute) for preset in ("paper", "mobilebert")}
     if compute.is_main:
-        found = {name: curve.points for name, curve in distillation.curves.items()}
-        curves.write_text(json.dumps(found), encoding="utf-8")
-    compute.wait()
-    if compute.world_size > 1:
-        torch.distributed.destroy_process_group()
+        path.write_text(json.dumps(found), encoding="utf-8")
+    compute.close()
 
 
 if __name__ == "__main__":

@@ -97,6 +97,12 @@ class Compute:
         if self.world_size > 1:
             torch.distributed.barrier()
 
+    def close(self) -> None:
+        """Leave the others, once every process is here."""
+        if self.world_size > 1:
+            self.wait()
+            torch.distributed.destroy_process_group()
+
     @contextmanager
     def main_first(self) -> Iterator[None]:
         """The main process runs the block first, the others find its files."""
@@ -126,8 +132,10 @@ def dismissing_others(compute: Compute) -> Iterator[None]:
         yield
     except FlashDistillError:
         compute.from_main(None)
+        compute.close()
         raise
     compute.from_main(None)
+    compute.close()
 
 
 def open_compute(settings: TrainingSettings) -> Compute:
