@@ -100,7 +100,7 @@ def workbench(config: RunConfig, output: Path) -> Workbench:
 
 def budget(variant: Mapping[str, Any], steps: int, blocks: int) -> DistillationSettings:
     """Step counts that add up to ``steps``, the head transfer's included."""
-    settings = DistillationSettings.model_validate(SHARED | variant | {"steps": steps})
+    settings = DistillationSettings.model_validate(SHARED | dict(variant) | {"steps": steps})
     stages = settings.progressive_ratio * (2 if settings.transfer_head else 1)
     per_block = round(steps * settings.progressive_ratio / (1 + stages) / blocks)
     spent = per_block * blocks * (2 if settings.transfer_head else 1)

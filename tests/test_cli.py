@@ -340,6 +340,8 @@ def test_doctor(monkeypatch):
     doctor: Any = types.ModuleType("flashdistill.hardware.doctor")
     doctor.doctor_report = lambda: found
     monkeypatch.setitem(sys.modules, "flashdistill.hardware.doctor", doctor)
+    monkeypatch.setattr("flashdistill.training.speed.bfloat16_speedup", lambda device: None)
+    monkeypatch.setattr("flashdistill.training.speed.compile_speedup", lambda device: 1.05)
     assert call("doctor").stdout.splitlines() == [
         "cpu model                    Some CPU",
         "memory bytes                 4.0 GiB",
@@ -350,4 +352,14 @@ def test_doctor(monkeypatch):
         "CPU time stolen by the host  2%",
         "",
         "warning: it is slow",
+        "",
+        "training on cpu",
+        "  bfloat16  only emulated here: training uses float32",
     ]
+    assert call("doctor", "--compile").stdout.splitlines()[-2] == (
+        "  compile   1.05 x as fast as without: not worth setting"
+    )
+    monkeypatch.setattr("flashdistill.training.speed.bfloat16_speedup", lambda device: 2.0)
+    assert call("doctor").stdout.splitlines()[-1] == (
+        "  bfloat16  2.00 x as fast as without: set training.precision: bfloat16"
+    )

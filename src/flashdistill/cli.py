@@ -215,12 +215,22 @@ def dashboard(
 
 
 @app.command()
-def doctor() -> None:
+def doctor(
+    compile: Annotated[
+        bool, typer.Option("--compile", help="Also measure what torch.compile brings; takes up to minutes.")
+    ] = False,
+) -> None:
     """Say what this machine can do: processors, accelerators, runtimes, peaks, warnings."""
-    from flashdistill.console import doctor_text
+    from flashdistill.console import doctor_text, training_text
     from flashdistill.hardware.doctor import doctor_report
+    from flashdistill.training.compute import open_compute
+    from flashdistill.training.settings import TrainingSettings
+    from flashdistill.training.speed import bfloat16_speedup, compile_speedup
 
     typer.echo(doctor_text(doctor_report()))
+    device = open_compute(TrainingSettings.model_validate({})).device
+    speedups = {"bfloat16": bfloat16_speedup(device), "compile": compile_speedup(device) if compile else None}
+    typer.echo("\n" + training_text(device.type, speedups))
 
 
 def _load(config: Path, overrides: list[str] | None, output: Path | None = None) -> RunConfig:

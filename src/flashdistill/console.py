@@ -36,6 +36,9 @@ from flashdistill.core.measurement import Measurement
 LINE_INTERVAL = 10.0
 """Seconds between two plain lines of one task."""
 
+WORTHWHILE_SPEEDUP = 1.2
+"""Less is within what a busy machine makes of equal speeds."""
+
 _REFRESHES_PER_SECOND = 2
 """Few, because the drawing thread shares its cores with the work, and measurements run there."""
 
@@ -296,6 +299,20 @@ def doctor_text(report: Mapping[str, Any]) -> str:
     width = max(len(name) for name, _ in rows)
     lines = [f"{name:<{width}}  {text}" for name, text in rows]
     return "\n".join([*lines, "", *(f"warning: {text}" for text in report["warnings"] or ())]).rstrip()
+
+
+def training_text(device: str, speedups: Mapping[str, float | None]) -> str:
+    """What reduced precision and compilation bring, as `training.speed` measured them; None: not to be had."""
+    lines = [f"training on {device}"]
+    settings = {"bfloat16": "training.precision: bfloat16", "compile": "training.compile: true"}
+    for name, setting in settings.items():
+        speedup = speedups[name]
+        if speedup is not None:
+            advice = f"set {setting}" if speedup >= WORTHWHILE_SPEEDUP else "not worth setting"
+            lines.append(f"  {name:<8}  {speedup:.2f} x as fast as without: {advice}")
+    if speedups["bfloat16"] is None:
+        lines.append("  bfloat16  only emulated here: training uses float32")
+    return "\n".join(lines)
 
 
 def _fact(name: str, value: Any) -> str:

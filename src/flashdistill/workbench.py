@@ -161,6 +161,7 @@ class Workbench:
                 self.prepared.identity,
                 self._taught_blocks(),
                 remember_step=self.config.flash.students_per_teacher > 1,
+                pretraining_steps=self._most_pretraining_steps(name),
             )
         return self._signals[name]
 
@@ -190,6 +191,11 @@ class Workbench:
                 time_steps(self.distillation(job.architecture, job.settings, None, "calibrate"))
             else:
                 self.take_part(job.architectures, job.budget, job.settings)
+
+    def _most_pretraining_steps(self, name: str) -> int:
+        """Of the budgets that share these signals; 0 while they are not calibrated."""
+        budgets = (self.config.flash, self.config.regular)
+        return max((budget.pretraining_steps or 0 for budget in budgets if signals_name(budget) == name), default=0)
 
     def _taught_blocks(self) -> list[int]:
         """The teacher's blocks that students of any depth in the space learn from."""

@@ -53,11 +53,11 @@ class Source:
         teacher = tiny_teacher()
         self.counts = CountingBlocks(teacher)
         teacher.blocks = self.counts  # type: ignore[assignment]
-        names = {"teacher": "a", "data": 1, "taught": None, "remember": False}
+        names = {"teacher": "a", "data": 1, "taught": None, "remember": False, "steps": 0}
         names |= {key: changes.pop(key) for key in list(changes) if key in names}
         self.signals = TeacherSignals(
             teacher, TinyData(names["data"]), TinyData(names["data"] + 1), B, SignalSettings(**changes), losses,
-            directory, names["teacher"], names["taught"], names["remember"],
+            directory, names["teacher"], names["taught"], names["remember"], names["steps"],
         )  # fmt: skip
 
 
@@ -141,7 +141,7 @@ def test_new_batches_for_every_stage_are_answered_by_one_block_each(tmp_path: Pa
     source = Source(tmp_path)
     kept = source.signals.stage(7, WHOLE, 1, shared=False)
     assert source.counts.blocks_run == 2
-    assert len(list(tmp_path.glob("*.safetensors"))) == 1
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 1
     again = Source(tmp_path)
     assert torch.equal(again.signals.stage(7, WHOLE, 1, shared=False).features, kept.features)
     assert again.counts.blocks_run == 0
@@ -150,7 +150,7 @@ def test_new_batches_for_every_stage_are_answered_by_one_block_each(tmp_path: Pa
 def test_only_blocks_that_teach_are_kept(tmp_path: Path) -> None:
     Source(tmp_path / "all").signals.stage(0, WHOLE, 2)
     Source(tmp_path / "one", taught=[2]).signals.stage(0, WHOLE, 2)
-    sizes = [next((tmp_path / name).glob("stage-*")).stat().st_size for name in ("all", "one")]
+    sizes = [next((tmp_path / name / "stages").glob("stage-*")).stat().st_size for name in ("all", "one")]
     assert sizes[0] > 2.5 * sizes[1]
 
 
@@ -189,14 +189,25 @@ def test_the_byte_budget_holds(tmp_path: Path) -> None:
     for index in range(8):
         source.signals.stage(index, WHOLE, 0)
         source.signals.mlm_target(index)
-    kept = sum(path.stat().st_size for path in tmp_path.glob("*.safetensors"))
+    kept = sum(path.stat().st_size for path in tmp_path.rglob("*.safetensors"))
     assert 0 < kept <= room
+
+
+def test_stages_leave_room_for_the_pretraining(tmp_path: Path) -> None:
+    """Its answers are small and save a whole forward each."""
+    source = Source(tmp_path, disk_gib=1e5 / GIB, memory_gib=0, steps=6)
+    for index in range(8):
+        source.signals.stage(index, WHOLE, 0)
+    for index in range(6):
+        source.signals.mlm_target(index)
+    assert len(list((tmp_path / "pretraining").iterdir())) == 6
+    assert 0 < len(list((tmp_path / "stages").glob("stage-*"))) < 8
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut"])
 def test_damaged_files_are_computed_again(tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture) -> None:
     expected = answers(Source(tmp_path))
-    for path in tmp_path.iterdir():
+    for path in tmp_path.rglob("*.safetensors"):
         content = bytearray(path.read_bytes())
         content[-1] ^= 1
         path.write_bytes(content if damage == "flip" else content[: len(content) // 2])

@@ -181,7 +181,9 @@ class SignalSettings(Section):
     of each; beyond that, both run up to this block.
     """
 
-    disk_gib: float = Field(8.0, ge=0, description="for the teacher's answers, and for hidden states beyond memory")
+    disk_gib: float = Field(
+        8.0, ge=0, description="for the teacher's answers; as much again for hidden states beyond memory"
+    )
     memory_gib: float = Field(2.0, ge=0, description="for hidden states before the block in training")
     precision: Literal["half", "single"] = Field("half", description="of the teacher's answers")
     top_k: int | None = Field(

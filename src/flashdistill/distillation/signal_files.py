@@ -35,7 +35,7 @@ class SignalFiles:
 
     def has_room(self, payload_bytes: int, tensors: int) -> bool:
         """Whether an entry of this size could be written."""
-        return payload_bytes + _HEADER_BYTES * (1 + tensors) <= self._free
+        return file_bytes(payload_bytes, tensors) <= self._free
 
     def read(self, name: str, wanted: Iterable[str]) -> dict[str, torch.Tensor] | None:
         """The wanted tensors of the entry ``name``; None if it is missing, foreign or damaged."""
@@ -73,6 +73,11 @@ class SignalFiles:
                     raise ValueError("its checksum is wrong")
                 self._verified.add(path.name)
             return {key: file.get_tensor(key) for key in wanted}
+
+
+def file_bytes(payload_bytes: int, tensors: int) -> int:
+    """The size of an entry's file, at most."""
+    return payload_bytes + _HEADER_BYTES * (1 + tensors)
 
 
 def _bytes(tensor: torch.Tensor) -> Any:

@@ -32,7 +32,7 @@ from flashdistill.data.pretraining_data import PretrainingData
 from flashdistill.distillation.losses import TopTokens
 from flashdistill.distillation.rolling_store import Key, RollingStore
 from flashdistill.distillation.settings import DistillationSettings, LossSettings, SignalSettings
-from flashdistill.distillation.signal_files import SignalFiles
+from flashdistill.distillation.signal_files import SignalFiles, file_bytes
 from flashdistill.models.initialisation import TeacherSample, sample_teacher
 from flashdistill.models.inputs import Inputs, model_inputs
 from flashdistill.models.single_blocks import BlockMaps
@@ -98,9 +98,12 @@ class TeacherSignals:
         teacher_identity: str = "",
         taught_blocks: Sequence[int] | None = None,
         remember_step: bool = False,
+        pretraining_steps: int = 0,
     ):
         """Args:
         directory: where answers are kept; None: they are computed anew.
+        pretraining_steps: for how many batches room is kept from the much larger answers of the
+            stages; a byte saves hundreds of times more work there.
         taught_blocks: the teacher's blocks (from 0) that any student learns from; None: all.
         remember_step: hold the answers of the current step, for several students side by side.
         """
@@ -117,10 +120,13 @@ class TeacherSignals:
             teacher_identity, stage_data.identity, pretraining_data.identity, batch_size,
             settings.precision, settings.top_k, self.taught_blocks, self._kinds,
         )  # fmt: skip
-        self._files = SignalFiles(directory, int(settings.disk_gib * GIB), key)
-        self._rolling = self.rolling_store()
         self._batches: _Recent[LoadedBatch] = _Recent()
         self._answers: _Recent[Answers] | None = _Recent() if remember_step else None
+        self._rolling = self.rolling_store()
+        room = int(settings.disk_gib * GIB)
+        reserved = min(room, pretraining_steps * self._pretraining_size()) if directory and pretraining_steps else 0
+        self._stage_files = SignalFiles(directory and directory / "stages", room - reserved, key)
+        self._pretraining_files = SignalFiles(directory and directory / "pretraining", reserved or room // 2, key)
 
     @property
     def device(self) -> torch.device:
@@ -155,11 +161,11 @@ class TeacherSignals:
         wanted = {kind: f"{kind}_{block}" for kind in self._kinds}
 
         def answer() -> dict[str, torch.Tensor]:
-            if (known := self._files.read(name, wanted.values())) is not None:
+            if (known := self._stage_files.read(name, wanted.values())) is not None:
                 return {kind: known[label] for kind, label in wanted.items()}
-            if self._files.has_room(*self._stage_size(index, share, blocks)):
+            if self._stage_files.has_room(*self._stage_size(index, share, blocks)):
                 everything = self._all_maps(index, share, blocks)
-                self._files.write(name, everything)
+                self._stage_files.write(name, everything)
                 return {kind: everything[label] for kind, label in wanted.items()}
             return self._kept(self._rolled(index, share, block, shared))
 
@@ -173,12 +179,12 @@ class TeacherSignals:
         name = _name("decoder", index, share)
 
         def answer() -> dict[str, torch.Tensor]:
-            if (known := self._files.read(name, ["inputs"])) is not None:
+            if (known := self._stage_files.read(name, ["inputs"])) is not None:
                 return known
             batch = self.stage_batch(index, share)
             last = self._before(index, share, self.teacher.shape.num_blocks).flatten(0, 1)[batch.masked_positions]
             computed = {"inputs": self._rounded(self.teacher.decoder_inputs(last)).cpu()}
-            self._files.write(name, computed)
+            self._stage_files.write(name, computed)
             return computed
 
         return self._once(("decoder", index), share, answer)["inputs"].to(self.device).float()
@@ -189,7 +195,7 @@ class TeacherSignals:
         labels = ["masked"] if self.settings.top_k is None else ["indices", "logits"]
 
         def answer() -> dict[str, torch.Tensor]:
-            if (known := self._files.read(name, labels)) is not None:
+            if (known := self._pretraining_files.read(name, labels)) is not None:
                 return known
             batch = self.pretraining_batch(index, share)
             features = self.teacher.masked_features(batch.inputs, batch.masked_positions)
@@ -198,7 +204,7 @@ class TeacherSignals:
             else:
                 top = self.teacher.mlm_logits(features).topk(self.settings.top_k)
                 computed = {"indices": top.indices.int().cpu(), "logits": self._rounded(top.values).cpu()}
-            self._files.write(name, computed)
+            self._pretraining_files.write(name, computed)
             return computed
 
         answers = self._once(("pretraining", index), share, answer)
@@ -220,7 +226,7 @@ class TeacherSignals:
         if blocks[-1] == self.teacher.shape.num_blocks - 1:
             # The head transfer asks for what the last block leads to; it is at hand now.
             decoder_inputs = self.teacher.decoder_inputs(hidden.flatten(0, 1)[batch.masked_positions])
-            self._files.write(_name("decoder", index, share), {"inputs": self._rounded(decoder_inputs).cpu()})
+            self._stage_files.write(_name("decoder", index, share), {"inputs": self._rounded(decoder_inputs).cpu()})
         return everything
 
     def _rolled(self, index: int, share: Share, block: int, keep: bool) -> BlockMaps:
@@ -258,6 +264,14 @@ class TeacherSignals:
         width = sum(widths.get(kind, shape.hidden_size) for kind in self._kinds)
         value_bytes = 2 if self.settings.precision == "half" else 4
         return sequences * length * width * value_bytes * len(blocks), len(blocks) * len(self._kinds)
+
+    def _pretraining_size(self) -> int:
+        """Bytes of the answers to a pre-training batch as a file."""
+        tokens = len(self.pretraining_batch(0).masked_positions)
+        value_bytes = 2 if self.settings.precision == "half" else 4
+        kept = self.settings.top_k
+        width = self.teacher.shape.hidden_size * value_bytes if kept is None else kept * (4 + value_bytes)
+        return file_bytes(tokens * width * 11 // 10, 2)  # batches differ a little
 
     def _rounded(self, value: torch.Tensor) -> torch.Tensor:
         """In the configured precision; values beyond the range of half precision stay as they are."""
