@@ -30,6 +30,7 @@ from flashdistill.core.errors import (
 from flashdistill.core.progress import Silent
 from flashdistill.core.trial import TrialState
 from flashdistill.delivery.record import RunRecord
+from tests.two_processes import flashdistill_in_two_processes
 
 CONFIG = """\
 name: tiny
@@ -223,6 +224,29 @@ def test_killed_anywhere_the_same_command_finishes(finished: Path, tmp_path: Pat
     # Latencies differ from run to run and with them the suggestions; the baseline's training does not.
     assert record.trials[0].value("mlm_loss") == expected.trials[0].value("mlm_loss")
     assert len(record.delivered) == len(expected.delivered)
+
+
+def test_students_side_by_side_are_those_of_one_after_the_other(finished: Path) -> None:
+    """The same baseline, and the same student for every architecture that both searches tried."""
+    config = tiny(finished, "flash.students_per_teacher=2", "signals.disk_gib=0", output="side by side")
+    pipeline.run(config, Silent(), until="search")
+    record, expected = RunRecord.load(finished / "side by side"), RunRecord.load(finished / "run")
+    assert {trial.state for trial in record.trials} == {TrialState.COMPLETE}
+    known = {trial.architecture: trial.value("mlm_loss") for trial in expected.trials}
+    common = [trial for trial in record.trials if trial.architecture in known]
+    assert len(common) >= 2
+    for trial in common:
+        assert trial.value("mlm_loss") == known[trial.architecture]
+
+
+def test_two_processes_do_a_whole_run_together(finished: Path) -> None:
+    done = flashdistill_in_two_processes("run", "tiny.yaml", "--output", "together", directory=finished)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "report: together/report.html\n"
+    record, expected = RunRecord.load(finished / "together"), RunRecord.load(finished / "run")
+    assert {trial.state for trial in record.trials} == {TrialState.COMPLETE}
+    assert len(record.delivered) == len(expected.delivered)
+    assert record.trials[0].value("mlm_loss") == pytest.approx(expected.trials[0].value("mlm_loss"), rel=1e-3)
 
 
 def test_one_architecture_can_be_distilled_alone(finished: Path) -> None:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import random
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import torch
@@ -15,6 +11,7 @@ from safetensors.torch import load_file
 from flashdistill.config import load_config
 from flashdistill.core.progress import Silent
 from flashdistill.teacher_command import pretrain_teacher
+from tests.two_processes import flashdistill_in_two_processes
 
 CONFIG = """\
 name: tiny
@@ -32,21 +29,6 @@ cache: DIRECTORY/cache
 PARTS = ("the cat", "a dog", "my friend", "one student"), ("sees", "likes", "follows"), ("a house", "the road")
 
 
-TWO_RANKS = """\
-import os, sys
-from flashdistill import cli, teacher_command  # slow, so once for both
-
-rank = 1 if (child := os.fork()) == 0 else 0
-os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank))
-try:
-    cli.main()
-finally:
-    if rank == 0:
-        sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-"""
-"""What ``torchrun --nproc-per-node 2`` starts."""
-
-
 def test_two_processes_train_one_teacher(tmp_path: Path) -> None:
     choose = random.Random(0)
     pages = [
@@ -55,17 +37,8 @@ def test_two_processes_train_one_teacher(tmp_path: Path) -> None:
     ]
     (tmp_path / "text.txt").write_text("\n\n\n".join(pages), encoding="utf-8")
     (tmp_path / "tiny.yaml").write_text(CONFIG.replace("DIRECTORY", str(tmp_path)), encoding="utf-8")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    address = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    finished = subprocess.run(
-        [sys.executable, "-c", TWO_RANKS, "pretrain-teacher", "tiny.yaml", "cache=other", "--output", "together"],
-        cwd=tmp_path,
-        env=os.environ | address,
-        capture_output=True,
-        text=True,
-        timeout=120,
+    finished = flashdistill_in_two_processes(
+        "pretrain-teacher", "tiny.yaml", "cache=other", "--output", "together", directory=tmp_path
     )
     assert finished.returncode == 0, finished.stderr
     assert finished.stdout.startswith("name: IB-BERT 1x16\n")

@@ -107,7 +107,7 @@ class Workbench:
         self.pretraining_data = self._data("pretraining-data")
         self.stage_data = self._data("stage-data")
         self.prepared.teacher.to(self.compute.device)
-        self._signals: dict[str, TeacherSignals] = {}
+        self._signals: dict[tuple[str, int], TeacherSignals] = {}
 
     def num_parameters(self, architecture: Architecture) -> int:
         """Parameters of the encoder; pooler and heads are not counted."""
@@ -148,9 +148,9 @@ class Workbench:
         """The teacher's answers that a budget needs, shared by all candidates."""
         kept = self.config.signals
         share = kept.model_copy(update={"disk_gib": kept.disk_gib / self.compute.world_size})
-        name = signals_name(settings)
-        if name not in self._signals:
-            self._signals[name] = TeacherSignals(
+        name, steps = signals_name(settings), self._most_pretraining_steps(settings)
+        if (name, steps) not in self._signals:
+            self._signals[name, steps] = TeacherSignals(
                 self.prepared.teacher,
                 self.stage_data,
                 self.pretraining_data,
@@ -161,9 +161,9 @@ class Workbench:
                 self.prepared.identity,
                 self._taught_blocks(),
                 remember_step=self.config.flash.students_per_teacher > 1,
-                pretraining_steps=self._most_pretraining_steps(name),
+                pretraining_steps=steps,
             )
-        return self._signals[name]
+        return self._signals[name, steps]
 
     def distillation(
         self, architecture: Architecture, settings: DistillationSettings, work: Path | None, task: str
@@ -192,10 +192,12 @@ class Workbench:
             else:
                 self.take_part(job.architectures, job.budget, job.settings)
 
-    def _most_pretraining_steps(self, name: str) -> int:
+    def _most_pretraining_steps(self, settings: DistillationSettings) -> int:
         """Of the budgets that share these signals; 0 while they are not calibrated."""
-        budgets = (self.config.flash, self.config.regular)
-        return max((budget.pretraining_steps or 0 for budget in budgets if signals_name(budget) == name), default=0)
+        sharing = [
+            one for one in (self.config.flash, self.config.regular) if signals_name(one) == signals_name(settings)
+        ]
+        return max((budget.pretraining_steps or 0 for budget in sharing), default=0)
 
     def _taught_blocks(self) -> list[int]:
         """The teacher's blocks that students of any depth in the space learn from."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from flashdistill.models import blocks
 from flashdistill.models.teacher import Teacher
 from flashdistill.testing.tiny import ARCHITECTURE, FAMILY, VOCAB_SIZE, TinyData, tiny_teacher
 from flashdistill.training.checkpoint import CheckpointStore
-from flashdistill.training.compute import WHOLE
+from flashdistill.training.compute import WHOLE, Compute
 
 SETTINGS = DistillationSettings(
     steps_per_block=4, pretraining_steps=6, batch_size=4, optimizer="adamw", learning_rate=5e-3
@@ -203,10 +204,58 @@ def test_teachers_of_other_families_depths_widths_and_heads(config) -> None:  # 
     assert result.curves.keys() == {"block 1", "block 2", HEAD, PRETRAINING}
 
 
+def test_a_compiled_student_learns_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Traced as for compilation, but run by PyTorch itself, which needs no C++ compiler."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    settings = SETTINGS.with_steps(0, 3)
+    expected = distillation(settings).run()
+    compiled = distillation(settings, compute=Compute(compile=True)).run()
+    for (_, a), (_, b) in zip(compiled.curves[PRETRAINING].points, expected.curves[PRETRAINING].points, strict=True):
+        assert a == pytest.approx(b, rel=1e-5)
+
+
 def test_no_stages_and_no_pretraining_are_allowed() -> None:
     start = copy.deepcopy(distillation().student.state_dict())
     result = distillation(settings=SETTINGS.with_steps(0, 0)).run()
     assert all(torch.equal(value, start[name]) for name, value in result.student.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("given", "per_block", "pretraining"),
+    [
+        ({"pretraining_steps": 25000}, 500, 25000),
+        ({"steps": 37000}, 500, 25000),
+        ({"pretraining_steps": 500000}, 10000, 500000),
+        ({"pretraining_steps": 100, "steps_per_block": 7}, 7, 100),
+        ({"pretraining_steps": 100, "progressive_ratio": 0.0}, 0, 100),
+    ],
+)
+def test_the_ratio_fills_in_step_counts(given: dict[str, float], per_block: int, pretraining: int) -> None:
+    """0.48 of 25,000 are the paper's 12,000 steps of 24 blocks."""
+    resolved = DistillationSettings.model_validate(given).with_ratio(num_blocks=24)
+    assert (resolved.steps_per_block, resolved.pretraining_steps) == (per_block, pretraining)
+    assert resolved.resolved
+
+
+def test_a_preset_sets_what_is_left_out_and_nothing_else() -> None:
+    settings = DistillationSettings.model_validate(
+        {"preset": "mobilebert", "steps": 10, "learning_rate": 1e-3, "losses": {"feature_mean": 7.0}}
+    )
+    assert settings.block_learning_rate == pytest.approx(3e-3)
+    assert settings.earlier_block_rate == 0.1
+    assert settings.losses.feature_mean == 7.0
+    assert settings.losses.normalized_feature_map == 100.0
+    assert settings.losses.feature_map == 0.0
+    again = DistillationSettings.model_validate(settings.model_dump())
+    assert again == settings
+    given = {"preset": "mobilebert", "steps": 10, "block_learning_rate": 5e-4, "earlier_block_rate": 0.0}
+    settings = DistillationSettings.model_validate(given)
+    assert (settings.block_learning_rate, settings.earlier_block_rate) == (5e-4, 0.0)
+
+
+def test_a_stage_without_a_feature_map_term_is_refused() -> None:
+    with pytest.raises(ValueError, match="give one of the feature-map terms a weight"):
+        DistillationSettings.model_validate({"steps": 10, "losses": {"feature_map": 0.0}})
 
 
 def test_seconds_become_steps_in_the_configured_ratio() -> None:

@@ -184,7 +184,7 @@ class SignalSettings(Section):
     disk_gib: float = Field(
         8.0, ge=0, description="for the teacher's answers; as much again for hidden states beyond memory"
     )
-    memory_gib: float = Field(2.0, ge=0, description="for hidden states before the block in training")
+    memory_gib: float = Field(2.0, ge=0, description="for hidden states before the block in training, for each model")
     precision: Literal["half", "single"] = Field("half", description="of the teacher's answers")
     top_k: int | None = Field(
         None, ge=1, description="keep only the teacher's most probable tokens; null: the whole distribution, exactly"

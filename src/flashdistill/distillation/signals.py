@@ -102,10 +102,10 @@ class TeacherSignals:
     ):
         """Args:
         directory: where answers are kept; None: they are computed anew.
-        pretraining_steps: for how many batches room is kept from the much larger answers of the
-            stages; a byte saves hundreds of times more work there.
         taught_blocks: the teacher's blocks (from 0) that any student learns from; None: all.
         remember_step: hold the answers of the current step, for several students side by side.
+        pretraining_steps: for how many batches room is kept from the much larger answers of the
+            stages, since a byte saves hundreds of times more work there; 0: not known, half of it.
         """
         if losses.relations:
             _require_relations(teacher, losses.relation_heads)
@@ -124,9 +124,9 @@ class TeacherSignals:
         self._answers: _Recent[Answers] | None = _Recent() if remember_step else None
         self._rolling = self.rolling_store()
         room = int(settings.disk_gib * GIB)
-        reserved = min(room, pretraining_steps * self._pretraining_size()) if directory and pretraining_steps else 0
+        reserved = min(room, pretraining_steps * self._pretraining_size()) if pretraining_steps else room // 2
         self._stage_files = SignalFiles(directory and directory / "stages", room - reserved, key)
-        self._pretraining_files = SignalFiles(directory and directory / "pretraining", reserved or room // 2, key)
+        self._pretraining_files = SignalFiles(directory and directory / "pretraining", reserved, key)
 
     @property
     def device(self) -> torch.device:
