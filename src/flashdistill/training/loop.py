@@ -84,7 +84,7 @@ class Phase:
         """Do the work of a step for timing; the weights change, so use a throw-away phase."""
         self.optimizer.zero_grad(set_to_none=True)
         _backward(self.loss, step, compute)
-        nn.utils.clip_grad_norm_(self.parameters, self.gradient_clip)
+        _clip(self.parameters, self.gradient_clip)
         self.optimizer.step()
         if compute.device.type == "cuda":
             torch.cuda.synchronize(compute.device)
@@ -189,7 +189,7 @@ def _step(
     where = f"at step {step} of {phase.name}; last good loss {last_loss:.4g}"
     if not math.isfinite(value):
         raise DivergedError(f"diverged: the loss is {value} {where}")
-    norm = float(nn.utils.clip_grad_norm_(phase.parameters, phase.gradient_clip))
+    norm = _clip(phase.parameters, phase.gradient_clip)
     if not math.isfinite(norm):
         raise DivergedError(f"diverged: the gradient norm is {norm} {where}")
     rate = phase.schedule(step)
@@ -216,6 +216,14 @@ def _backward(wrapped: nn.Module, step: int, compute: Compute) -> float:
             (part * compute.world_size).backward()
         value += float(part.detach())
     return value
+
+
+def _clip(parameters: Sequence[nn.Parameter], limit: float) -> float:
+    """Scale the gradients to a global norm of ``limit`` where it is exceeded; returns the norm before."""
+    norm = nn.utils.get_total_norm(parameter.grad for parameter in parameters if parameter.grad is not None)
+    if norm > limit:
+        nn.utils.clip_grads_with_norm_(parameters, limit, norm)
+    return float(norm)
 
 
 def snapshot(
