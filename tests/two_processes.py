@@ -12,13 +12,18 @@ _TWO_RANKS = """\
 import os, sys
 from flashdistill import cli, pipeline, teacher_command  # slow, so once for both
 
-rank = 1 if (child := os.fork()) == 0 else 0
+child = os.fork()
+rank = 1 if child == 0 else 0
 os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank))
+code = 0
 try:
     cli.main()
-finally:
-    if rank == 0:
-        sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+except SystemExit as done:
+    code = done.code or 0
+if child == 0:
+    sys.stderr.flush()
+    os._exit(code)  # threads that only the parent has must not be waited for
+sys.exit(code or os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
 

@@ -122,6 +122,8 @@ def _opened(config: RunConfig, progress: Progress) -> Iterator[_Life | None]:
     if known:
         require_feasible(config, vocabulary)
     compute = open_compute(config.training)
+    for settings in (config.flash, config.regular):
+        compute.shares(settings.batch_size)  # more processes than sequences are noticed now
     directory = RunDirectory(config.output)
     if not compute.is_main:
         _workbench(config, directory, Silent(), compute).follow()
