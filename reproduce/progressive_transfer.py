@@ -11,7 +11,6 @@ finished is not run again, so an interrupted command goes on where it was.
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from flashdistill.core.files import read_json, write_json
 from flashdistill.core.measurement import Measurement
 from flashdistill.core.progress import Silent
 from flashdistill.core.run_directory import RunDirectory
-from flashdistill.delivery.plot_style import SERIES, style
+from flashdistill.delivery.plot_style import SERIES, set_title, style
 from flashdistill.distillation.distill import Distilled
 from flashdistill.distillation.settings import DistillationSettings
 from flashdistill.distillation.teacher_preparation import prepare_teacher
@@ -108,7 +107,7 @@ def budget(variant: Mapping[str, Any], steps: int, blocks: int) -> DistillationS
 
 
 def run(bench: Workbench, variant: Mapping[str, Any], seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Distil one student; its accuracy at equal distances, with the seconds that training took until then."""
+    """Distil one student; its accuracy at equal distances."""
     settings = budget(variant, arguments.steps, arguments.blocks)
     seeded = bench.config.model_copy(update={"seed": seed})
     directory = RunDirectory(bench.directory.path / f"seed-{seed}")
@@ -117,15 +116,12 @@ def run(bench: Workbench, variant: Mapping[str, Any], seed: int, arguments: argp
     every = max(1, arguments.steps // arguments.points)
     points: list[dict[str, float]] = []
     scores: dict[str, Measurement] = {}
-    seconds, begun = 0.0, time.perf_counter()
     for step, _ in enumerate(distillation.steps(), start=1):
         if step % every and step != arguments.steps:
             continue
-        seconds += time.perf_counter() - begun
         scores = evaluate(bench, Distilled(distillation.student, {}))
-        points.append({"step": step, "seconds": seconds} | {name: score.value for name, score in scores.items()})
-        print(f"{step:6} steps {seconds:7.1f} s  {scores['mlm_accuracy']}", flush=True)
-        begun = time.perf_counter()
+        points.append({"step": step} | {name: score.value for name, score in scores.items()})
+        print(f"seed {seed}, step {step}: {100 * scores['mlm_accuracy'].value:.2f} %", flush=True)
     stderr = {name: score.stderr for name, score in scores.items()}
     return {"settings": settings.model_dump(mode="json"), "points": points, "stderr": stderr}
 
@@ -133,34 +129,32 @@ def run(bench: Workbench, variant: Mapping[str, Any], seed: int, arguments: argp
 def draw(found: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Accuracy over steps: the mean of the seeds as a line, their range as a band."""
     with style():
-        figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True, layout="constrained")
+        figure, axes = plt.subplots(figsize=(8.4, 4.6), layout="constrained")
         for colour, name in zip(SERIES, VARIANTS, strict=False):
             curves = [one["points"] for one in found if one["variant"] == name]
-            if not curves:
-                continue
-            accuracy = 100 * np.array([[point["mlm_accuracy"] for point in points] for points in curves])
-            dashes = "--" if "no transfer" in name else "-"
-            for axes, key in ((left, "step"), (right, "seconds")):
-                x = np.mean([[point[key] for point in points] for points in curves], axis=0)
-                axes.plot(x, accuracy.mean(0), dashes, color=colour, label=name, linewidth=1.8)
-                axes.fill_between(x, accuracy.min(0), accuracy.max(0), color=colour, alpha=0.15, linewidth=0)
-        left.set(xlabel="optimiser steps", ylabel="MLM accuracy on held-out text (%)", title="At equal steps")
-        right.set(xlabel="seconds of training", title="At equal time")
-        left.legend(frameon=False, fontsize=8.5)
+            if curves:
+                accuracy = 100 * np.array([[point["mlm_accuracy"] for point in points] for points in curves])
+                steps = [point["step"] for point in curves[0]]
+                dashes = "--" if "no transfer" in name else "-"
+                axes.plot(steps, accuracy.mean(0), dashes, color=colour, label=name, linewidth=1.8)
+                axes.fill_between(steps, accuracy.min(0), accuracy.max(0), color=colour, alpha=0.15, linewidth=0)
+        axes.set(xlabel="optimiser steps", ylabel="MLM accuracy on held-out text (%)")
+        set_title(axes, "With and without progressive transfer, at equal steps")
+        axes.legend(frameon=False, fontsize=8.5)
         figure.savefig(path, dpi=150)
         plt.close(figure)
 
 
 def print_table(found: Sequence[Mapping[str, Any]]) -> None:
     """The last point of every variant: mean and range over seeds."""
-    table = Table("variant", "seeds", "MLM accuracy (%)", "range", "MLM loss (nats)", "seconds")
+    table = Table("variant", "seeds", "MLM accuracy (%)", "range", "MLM loss (nats)")
     for name in VARIANTS:
         last = [one["points"][-1] for one in found if one["variant"] == name]
         if last:
             accuracy = 100 * np.array([point["mlm_accuracy"] for point in last])
-            loss, seconds = (np.mean([point[key] for point in last]) for key in ("mlm_loss", "seconds"))
             spread = f"{accuracy.min():.2f} to {accuracy.max():.2f}"
-            table.add_row(name, str(len(last)), f"{accuracy.mean():.2f}", spread, f"{loss:.3f}", f"{seconds:.0f}")
+            loss = np.mean([point["mlm_loss"] for point in last])
+            table.add_row(name, str(len(last)), f"{accuracy.mean():.2f}", spread, f"{loss:.3f}")
     Console().print(table)
 
 
