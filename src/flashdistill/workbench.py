@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -128,16 +128,12 @@ class Workbench:
     ) -> list[Distilled | Exception]:
         """`distill` as every process does it."""
         names = {"flash": "distil {}", "regular": "regular distillation of {}"}
-        distillations = [
-            self.distillation(
-                architecture,
-                settings,
-                self.directory.candidate(architecture) / budget,
-                names[budget].format(architecture),
-            )
-            for architecture in architectures
-        ]
-        return distill_side_by_side(distillations)
+
+        def build(architecture: Architecture) -> Distillation:
+            work = self.directory.candidate(architecture) / budget
+            return self.distillation(architecture, settings, work, names[budget].format(architecture))
+
+        return distill_side_by_side([partial(build, architecture) for architecture in architectures])
 
     def time_steps(self, architecture: Architecture, settings: DistillationSettings) -> StepSeconds:
         """What steps of an architecture cost; with several processes, together with the others."""

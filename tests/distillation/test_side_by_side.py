@@ -62,6 +62,10 @@ def students(
     ]
 
 
+def together_of(distillations: Sequence[Distillation]) -> list[Distilled | Exception]:
+    return distill_side_by_side([lambda one=one: one for one in distillations])
+
+
 def assert_same(found: Distilled | Exception, expected: Distilled) -> None:
     assert isinstance(found, Distilled)
     for name, value in expected.student.state_dict().items():
@@ -73,7 +77,7 @@ def test_each_student_is_the_one_it_is_alone_and_the_teacher_answers_once() -> N
     alone = [one.run() for one in students(signals(False))]
     source = signals()
     begun = source.teacher.calls  # type: ignore[attr-defined]
-    together = distill_side_by_side(students(source))
+    together = together_of(students(source))
     for found, expected in zip(together, alone, strict=True):
         assert_same(found, expected)
     sampled = 4  # batches from which students are initialised
@@ -95,10 +99,22 @@ def test_a_failure_is_its_own_students_alone() -> None:
     source = signals()
     one, other = students(source, ARCHITECTURES[:2])
     failing = FailsAt(ARCHITECTURES[2], FAMILY, source, SETTINGS, seed=3)
-    found = distill_side_by_side([one, failing, other])
+    found = together_of([one, failing, other])
     assert isinstance(found[1], DivergedError)
     assert_same(found[0], students(signals(False), ARCHITECTURES[:1])[0].run())
     assert isinstance(found[2], Distilled)
+
+
+def test_a_student_that_cannot_be_built_stops_nobody() -> None:
+    source = signals()
+
+    def unbuildable() -> Distillation:
+        raise MemoryError
+
+    [one] = students(source, ARCHITECTURES[:1])
+    found = distill_side_by_side([unbuildable, lambda: one])
+    assert isinstance(found[0], MemoryError)
+    assert_same(found[1], students(signals(False), ARCHITECTURES[:1])[0].run())
 
 
 @pytest.mark.parametrize("error", [OSError("no space left"), InputError("wrong")])
@@ -107,7 +123,7 @@ def test_what_is_nobodys_fault_stops_all(error: Exception) -> None:
     failing = FailsAt(ARCHITECTURES[2], FAMILY, source, SETTINGS, seed=3)
     failing.failure = error
     with pytest.raises(type(error)):
-        distill_side_by_side([failing, *students(source, ARCHITECTURES[:1])])
+        together_of([failing, *students(source, ARCHITECTURES[:1])])
 
 
 class Interrupting(Silent):
@@ -126,9 +142,9 @@ class Interrupting(Silent):
 def test_an_interrupt_leaves_a_checkpoint_of_every_student(tmp_path: Path, at: int) -> None:
     alone = [one.run() for one in students(signals(False), ARCHITECTURES[:2])]
     with pytest.raises(KeyboardInterrupt):
-        distill_side_by_side(students(signals(), ARCHITECTURES[:2], tmp_path, Interrupting(at)))
+        together_of(students(signals(), ARCHITECTURES[:2], tmp_path, Interrupting(at)))
     begun = [architecture for architecture in ARCHITECTURES[:2] if list(tmp_path.glob(f"{architecture}/step-*"))]
     assert len(begun) == (1 if at == 1 else 2)
-    resumed = distill_side_by_side(students(signals(), ARCHITECTURES[:2], tmp_path))
+    resumed = together_of(students(signals(), ARCHITECTURES[:2], tmp_path))
     for found, expected in zip(resumed, alone, strict=True):
         assert_same(found, expected)

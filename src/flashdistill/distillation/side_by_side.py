@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 
 from flashdistill.core.errors import InputError
 from flashdistill.distillation.distill import Distillation, Distilled, Position
@@ -11,36 +12,49 @@ from flashdistill.training.interrupt import postponed_stop
 _Running = dict[int, tuple[Position, Generator[Position, None, None]]]
 
 
-def distill_side_by_side(distillations: Sequence[Distillation]) -> list[Distilled | Exception]:
+def distill_side_by_side(builders: Sequence[Callable[[], Distillation]]) -> list[Distilled | Exception]:
     """Run or resume several distillations over the same signals, each time the one furthest behind.
 
-    One that fails does not stop the others: its exception takes the place of its result.
+    One that cannot be built or fails does not stop the others: its exception takes the place of
+    its result.
 
     Raises:
         KeyboardInterrupt: the process was asked to stop; every distillation has its checkpoint.
         InputError, OSError: what has nothing to do with the candidates: a full disk, say.
     """
     results: dict[int, Distilled | Exception] = {}
+    students: dict[int, Distillation] = {}
     with postponed_stop() as stop:
-        running: _Running = {index: (Position(0, 0), one.steps(stop)) for index, one in enumerate(distillations)}
+        running: _Running = {}
+        for index, build in enumerate(builders):
+            with _failure_noted(results, index):
+                students[index] = build()
+                running[index] = Position(0, 0), students[index].steps(stop)
         while running:
             index = min(running, key=lambda number: (running[number][0], number))
-            steps = running[index][1]
+            _, steps = running.pop(index)
             try:
-                running[index] = next(steps), steps
-            except StopIteration:
-                del running[index]
-                results[index] = distillations[index].result()
+                with _failure_noted(results, index):
+                    position = next(steps, None)
+                    if position is None:
+                        results[index] = students[index].result()
+                    else:
+                        running[index] = position, steps
             except KeyboardInterrupt:
-                del running[index]
                 _interrupt(running)
                 raise
-            except (InputError, OSError):
-                raise
-            except Exception as error:
-                del running[index]
-                results[index] = error
-    return [results[index] for index in range(len(distillations))]
+    return [results[index] for index in range(len(builders))]
+
+
+@contextmanager
+def _failure_noted(results: dict[int, Distilled | Exception], index: int) -> Iterator[None]:
+    """What goes wrong in the block is the result of student ``index``, unless it is nobody's fault."""
+    try:
+        yield
+    except (InputError, OSError):
+        raise
+    except Exception as error:
+        results[index] = error
 
 
 def _interrupt(running: _Running) -> None:
