@@ -130,6 +130,7 @@ BAD = [
     ("num_heads: [1, 2]", "num_heads: [2, 2]", "5: space.num_heads: got [2, 2], repeats 2"),
     ("hidden_size: [128, 256]", "hidden_size: [64]", "5: space: embedding_size 128 is larger than the smallest hidden_size 64"),
     ("name: small", "name: x\ntarget: {runtime: onnxruntim}", "2: target.runtime: got 'onnxruntim', unknown runtime; did you mean 'onnxruntime'?"),
+    ("name: small", "name: small\ntraining: {device: gpu}", "2: training.device: got 'gpu', allowed: auto, cpu, mps, cuda"),
     ("{seconds: 5}", "{steps_per_block: 5}", "9: regular: set pretraining_steps (and steps_per_block), or steps, or seconds"),
     ("{model: models/teacher}", "{}", "2: teacher: set exactly one of model and pretrain"),
     # what is missing

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import re
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from flashdistill.core.settings import Section
 
@@ -12,10 +13,19 @@ OptimizerName = Literal["adamw", "lamb"]
 PrecisionName = Literal["auto", "float32", "bfloat16"]
 
 
+def _known_device(name: str) -> str:
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
+        raise ValueError("allowed: auto, cpu, mps, cuda, or one of several GPUs as in cuda:1")
+    return name
+
+
+DeviceName = Annotated[str, AfterValidator(_known_device)]
+
+
 class TrainingSettings(Section):
     """Device, arithmetic and memory of every training in a run."""
 
-    device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto: a GPU where there is one")
+    device: DeviceName = Field("auto", description="auto: a GPU where there is one")
     precision: PrecisionName = Field(
         "auto", description="of matrix products in training; auto: bfloat16 on GPUs that have it, float32 elsewhere"
     )
