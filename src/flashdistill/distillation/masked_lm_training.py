@@ -29,6 +29,7 @@ from flashdistill.models.teacher import MaskedTokenHead, model_shape
 from flashdistill.models.teacher_templates import PretrainingHeads, has_next_sentence_head
 from flashdistill.training.checkpoint import CheckpointStore
 from flashdistill.training.compute import Compute, Share
+from flashdistill.training.current_step import CurrentStep
 from flashdistill.training.loop import Phase, StepLoss, run_phase, seconds_per_step
 from flashdistill.training.optimizers import LinearSchedule, build_optimizer
 
@@ -47,15 +48,12 @@ class _Batches:
 
     def __init__(self, data: PretrainingData, batch_size: int):
         self._data, self._batch_size = data, batch_size
-        self._step = -1
-        self._shares: dict[Share, Batch] = {}
+        self._current: CurrentStep[Batch] = CurrentStep()
 
     def share(self, step: int, share: Share) -> Batch:
-        if step != self._step:
-            self._step, self._shares = step, {}
-        if share not in self._shares:
-            self._shares[share] = self._data.batch(step, self._batch_size, share.index, share.count)
-        return self._shares[share]
+        return self._current.get(
+            step, share, lambda: self._data.batch(step, self._batch_size, share.index, share.count)
+        )
 
 
 class MaskedLMLoss(StepLoss):

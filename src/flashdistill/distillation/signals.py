@@ -21,7 +21,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Generic, TypeVar
 
 import torch
 
@@ -38,6 +37,7 @@ from flashdistill.models.inputs import Inputs, model_inputs
 from flashdistill.models.single_blocks import BlockMaps
 from flashdistill.models.teacher import Teacher
 from flashdistill.training.compute import WHOLE, Share
+from flashdistill.training.current_step import CurrentStep
 
 SAMPLE_BATCHES = 4
 """Stage batches that decide on the initial embeddings and head of every student."""
@@ -47,7 +47,6 @@ GIB = 1024**3
 _PROJECTIONS = ("queries", "keys", "values")
 
 Answers = Mapping[str, torch.Tensor]
-Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -120,8 +119,8 @@ class TeacherSignals:
             teacher_identity, stage_data.identity, pretraining_data.identity, batch_size,
             settings.precision, settings.top_k, self.taught_blocks, self._kinds,
         )  # fmt: skip
-        self._batches: _Recent[LoadedBatch] = _Recent()
-        self._answers: _Recent[Answers] | None = _Recent() if remember_step else None
+        self._batches: CurrentStep[LoadedBatch] = CurrentStep()
+        self._answers: CurrentStep[Answers] | None = CurrentStep() if remember_step else None
         self._rolling = self.rolling_store()
         room = int(settings.disk_gib * GIB)
         reserved = min(room, pretraining_steps * self._pretraining_size()) if pretraining_steps else room // 2
@@ -309,21 +308,6 @@ def _kinds(losses: LossSettings) -> tuple[str, ...]:
     """Which of a block's maps the losses need."""
     attention = ("attention",) if losses.attention else ()
     return ("features", *attention, *(_PROJECTIONS if losses.relations else ()))
-
-
-class _Recent(Generic[Made]):
-    """What was made for the shares of the current step; forgotten with the next one."""
-
-    def __init__(self) -> None:
-        self._step: object = None
-        self._made: dict[Share, Made] = {}
-
-    def get(self, step: object, share: Share, make: Callable[[], Made]) -> Made:
-        if step != self._step:
-            self._step, self._made = step, {}
-        if share not in self._made:
-            self._made[share] = make()
-        return self._made[share]
 
 
 def _name(kind: str, index: int, share: Share) -> str:
