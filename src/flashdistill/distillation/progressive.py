@@ -45,8 +45,7 @@ class StageInputs:
         """
         inputs = self._signals.stage_batch(index, share).inputs
         token_mask = inputs["attention_mask"]
-        key = (index, share.index, share.count)
-        position, hidden = self._store.get(key) or (block + 1, None)
+        position, hidden = self._store.get((index, share)) or (block + 1, None)
         if hidden is not None and position == block:
             return hidden, token_mask
         if hidden is None or position > block:
@@ -55,7 +54,7 @@ class StageInputs:
         for number in range(position, block):
             hidden = blocks.run_block(self._student, number, hidden, mask)
         if keep:
-            self._store.put(key, block, hidden)
+            self._store.put((index, share), block, hidden)
         return hidden, token_mask
 
 
@@ -123,7 +122,7 @@ class Stage(StepLoss):
             (weights.feature_variance, terms.variance_difference),
         )
         parts = [weight * term(teacher, student, token_mask) for weight, term in weighted if weight]
-        return torch.stack(parts).sum() if parts else student.new_zeros(())
+        return torch.stack(parts).sum()  # the settings demand one at least
 
     def _attention_loss(
         self, answers: StageSignals, projections: dict[str, torch.Tensor], mask: torch.Tensor, token_mask: torch.Tensor

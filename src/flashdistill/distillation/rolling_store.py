@@ -11,8 +11,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-Key = tuple[int, int, int]
-"""Batch, share index and share count."""
+from flashdistill.training.compute import Share
+
+Key = tuple[int, Share]
+"""A batch's number, and the share of it."""
 
 
 @dataclass
@@ -55,7 +57,7 @@ class RollingStore:
             self._entries[key] = _Entry(block, hidden, hidden.shape, hidden.device)
         elif hidden.nbytes <= self._free_disk:
             self._free_disk -= hidden.nbytes
-            path = self._folder() / "-".join(map(str, key))
+            path = self._folder() / "{0}-{1.index}-{1.count}".format(*key)
             hidden.float().cpu().numpy().tofile(path)
             self._entries[key] = _Entry(block, path, hidden.shape, hidden.device)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,16 @@ class SignalFiles:
     def has_room(self, payload_bytes: int, tensors: int) -> bool:
         """Whether an entry of this size could be written."""
         return file_bytes(payload_bytes, tensors) <= self._free
+
+    def recall(
+        self, name: str, wanted: Iterable[str], make: Callable[[], Mapping[str, torch.Tensor]]
+    ) -> Mapping[str, torch.Tensor]:
+        """The wanted tensors of the entry ``name``; what is not there is made, and kept if there is room."""
+        if (known := self.read(name, wanted)) is not None:
+            return known
+        made = make()
+        self.write(name, made)
+        return made
 
     def read(self, name: str, wanted: Iterable[str]) -> dict[str, torch.Tensor] | None:
         """The wanted tensors of the entry ``name``; None if it is missing, foreign or damaged."""

@@ -29,7 +29,7 @@ from flashdistill.core.files import content_key
 from flashdistill.data.batch import Batch
 from flashdistill.data.pretraining_data import PretrainingData
 from flashdistill.distillation.losses import TopTokens
-from flashdistill.distillation.rolling_store import Key, RollingStore
+from flashdistill.distillation.rolling_store import RollingStore
 from flashdistill.distillation.settings import DistillationSettings, LossSettings, SignalSettings
 from flashdistill.distillation.signal_files import SignalFiles, file_bytes
 from flashdistill.models.initialisation import TeacherSample, sample_teacher
@@ -177,14 +177,13 @@ class TeacherSignals:
         """What the teacher's head feeds its decoder at the masked tokens of stage batch ``index``, [M, N_d]."""
         name = _name("decoder", index, share)
 
-        def answer() -> dict[str, torch.Tensor]:
-            if (known := self._stage_files.read(name, ["inputs"])) is not None:
-                return known
+        def compute() -> Answers:
             batch = self.stage_batch(index, share)
             last = self._before(index, share, self.teacher.shape.num_blocks).flatten(0, 1)[batch.masked_positions]
-            computed = {"inputs": self._rounded(self.teacher.decoder_inputs(last)).cpu()}
-            self._stage_files.write(name, computed)
-            return computed
+            return {"inputs": self._rounded(self.teacher.decoder_inputs(last)).cpu()}
+
+        def answer() -> Answers:
+            return self._stage_files.recall(name, ["inputs"], compute)
 
         return self._once(("decoder", index), share, answer)["inputs"].to(self.device).float()
 
@@ -193,18 +192,16 @@ class TeacherSignals:
         name = _name("pretraining", index, share)
         labels = ["masked"] if self.settings.top_k is None else ["indices", "logits"]
 
-        def answer() -> dict[str, torch.Tensor]:
-            if (known := self._pretraining_files.read(name, labels)) is not None:
-                return known
+        def compute() -> Answers:
             batch = self.pretraining_batch(index, share)
             features = self.teacher.masked_features(batch.inputs, batch.masked_positions)
             if self.settings.top_k is None:
-                computed = {"masked": self._rounded(features).cpu()}
-            else:
-                top = self.teacher.mlm_logits(features).topk(self.settings.top_k)
-                computed = {"indices": top.indices.int().cpu(), "logits": self._rounded(top.values).cpu()}
-            self._pretraining_files.write(name, computed)
-            return computed
+                return {"masked": self._rounded(features).cpu()}
+            top = self.teacher.mlm_logits(features).topk(self.settings.top_k)
+            return {"indices": top.indices.int().cpu(), "logits": self._rounded(top.values).cpu()}
+
+        def answer() -> Answers:
+            return self._pretraining_files.recall(name, labels, compute)
 
         answers = self._once(("pretraining", index), share, answer)
         found = {label: value.to(self.device) for label, value in answers.items()}
@@ -233,13 +230,13 @@ class TeacherSignals:
         hidden = self._before(index, share, block)
         maps = self._maps(hidden, self.stage_batch(index, share).inputs, block)
         if keep:
-            self._rolling.put(_key(index, share), block + 1, maps.features)
+            self._rolling.put((index, share), block + 1, maps.features)
         return maps
 
     def _before(self, index: int, share: Share, block: int) -> torch.Tensor:
         """The feature map that enters ``block``, [B, S, N]."""
         inputs = self.stage_batch(index, share).inputs
-        position, hidden = self._rolling.get(_key(index, share)) or (0, None)
+        position, hidden = self._rolling.get((index, share)) or (0, None)
         if hidden is None or position > block:
             position, hidden = 0, self.teacher.blocks.embed(inputs)
         return self.teacher.blocks.run(hidden, inputs, position, block)
@@ -255,21 +252,23 @@ class TeacherSignals:
             kept[kind] = self._rounded(value.transpose(1, 2).flatten(2) if kind in _PROJECTIONS else value)
         return kept
 
+    @property
+    def _value_bytes(self) -> int:
+        return 2 if self.settings.precision == "half" else 4
+
     def _stage_size(self, index: int, share: Share, blocks: Sequence[int]) -> tuple[int, int]:
         """Bytes and number of the tensors that the blocks' answers to a batch are."""
         sequences, length = self.stage_batch(index, share).inputs["input_ids"].shape
         shape = self.teacher.shape
         widths = {"features": shape.hidden_size, "attention": shape.num_heads * length}
         width = sum(widths.get(kind, shape.hidden_size) for kind in self._kinds)
-        value_bytes = 2 if self.settings.precision == "half" else 4
-        return sequences * length * width * value_bytes * len(blocks), len(blocks) * len(self._kinds)
+        return sequences * length * width * self._value_bytes * len(blocks), len(blocks) * len(self._kinds)
 
     def _pretraining_size(self) -> int:
         """Bytes of the answers to a pre-training batch as a file."""
         tokens = len(self.pretraining_batch(0).masked_positions)
-        value_bytes = 2 if self.settings.precision == "half" else 4
         kept = self.settings.top_k
-        width = self.teacher.shape.hidden_size * value_bytes if kept is None else kept * (4 + value_bytes)
+        width = self.teacher.shape.hidden_size * self._value_bytes if kept is None else kept * (4 + self._value_bytes)
         return file_bytes(tokens * width * 11 // 10, 2)  # batches differ a little
 
     def _rounded(self, value: torch.Tensor) -> torch.Tensor:
@@ -313,7 +312,3 @@ def _kinds(losses: LossSettings) -> tuple[str, ...]:
 def _name(kind: str, index: int, share: Share) -> str:
     part = "" if share.count == 1 else f"-{share.index + 1}of{share.count}"
     return f"{kind}-{index:08d}{part}"
-
-
-def _key(index: int, share: Share) -> Key:
-    return index, share.index, share.count
