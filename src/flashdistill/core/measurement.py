@@ -8,13 +8,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Self
 
+from flashdistill.core.registry import did_you_mean
+
 Goal = Literal["maximize", "minimize"]
 
 METRICS: dict[str, tuple[str, Goal]] = {
     "mlm_accuracy": ("fraction", "maximize"),
     "mlm_loss": ("nats", "minimize"),
     "nsp_accuracy": ("fraction", "maximize"),
+    "served_mlm_accuracy": ("fraction", "maximize"),
     "latency_ms": ("ms", "minimize"),
+    "latency_p50_ms": ("ms", "minimize"),
+    "latency_p90_ms": ("ms", "minimize"),
+    "latency_p99_ms": ("ms", "minimize"),
+    "throughput_per_s": ("sequences/s", "maximize"),
+    "flops": ("FLOP", "minimize"),
+    "flops_utilization": ("fraction", "maximize"),
+    "bandwidth_utilization": ("fraction", "maximize"),
     "num_parameters": ("parameters", "minimize"),
     "peak_memory_bytes": ("bytes", "minimize"),
     "artifact_bytes": ("bytes", "minimize"),
@@ -24,13 +34,56 @@ METRICS: dict[str, tuple[str, Goal]] = {
 KNOWN_WITHOUT_MEASURING = ("num_parameters",)
 """Metrics that follow from the architecture alone."""
 
-KNOWN_BEFORE_TRAINING = (
-    *KNOWN_WITHOUT_MEASURING,
+_MEASURED_WITH_RANDOM_WEIGHTS = (
     "latency_ms",
+    "latency_p50_ms",
+    "latency_p90_ms",
+    "latency_p99_ms",
+    "throughput_per_s",
+    "flops",
+    "flops_utilization",
+    "bandwidth_utilization",
     "peak_memory_bytes",
     "artifact_bytes",
 )
-"""Metrics that random weights suffice for."""
+
+MEASURED_ON_TARGET = (*_MEASURED_WITH_RANDOM_WEIGHTS, "served_mlm_accuracy")
+"""Metrics of an architecture on a target. Those of a further target bear its name: ``latency_ms@gpu``."""
+
+
+def at_target(metric: str, target: str | None) -> str:
+    """The name of a metric on a further target, ``latency_ms@gpu``; on the first one (None) its own."""
+    return metric if target is None else f"{metric}@{target}"
+
+
+def metric_parts(name: str) -> tuple[str, str | None]:
+    """The metric and the further target that a name speaks of; the inverse of `at_target`."""
+    metric, _, target = name.partition("@")
+    return metric, target or None
+
+
+def metric_unit(name: str) -> str:
+    """The unit of a metric, on whichever target; empty for one that is not in `METRICS`."""
+    metric = metric_parts(name)[0]
+    return METRICS[metric][0] if metric in METRICS else ""
+
+
+def known_before_training(name: str) -> bool:
+    """Whether random weights suffice to know a metric."""
+    return metric_parts(name)[0] in (*KNOWN_WITHOUT_MEASURING, *_MEASURED_WITH_RANDOM_WEIGHTS)
+
+
+def check_metric(name: str) -> None:
+    """Refuse a name that no measurement can have.
+
+    Raises:
+        ValueError: says what is allowed.
+    """
+    metric, target = metric_parts(name)
+    if metric not in METRICS:
+        raise ValueError(f"unknown metric {metric!r}{did_you_mean(metric, METRICS)} (allowed: {', '.join(METRICS)})")
+    if target is not None and metric not in MEASURED_ON_TARGET:
+        raise ValueError(f"{metric} does not depend on the target; write {metric} without @{target}")
 
 
 @dataclass(frozen=True)
@@ -57,7 +110,7 @@ class Measurement:
         cls, name: str, value: float, *, stderr: float | None = None, samples: int = 1, **environment: str | int
     ) -> Self:
         """A measurement of a known metric; the unit comes from `METRICS`."""
-        return cls(name, value, METRICS[name][0], stderr, samples, environment)
+        return cls(name, value, metric_unit(name), stderr, samples, environment)
 
     @property
     def finite(self) -> bool:
@@ -76,7 +129,7 @@ class Objective:
         return value if self.goal == "maximize" else -value
 
 
-_CONSTRAINT = re.compile(r"^\s*(\w+)\s*(<=|>=)\s*([0-9.]+(?:[eE][+-]?[0-9]+)?)\s*(x?)\s*$")
+_CONSTRAINT = re.compile(r"^\s*([\w@-]+)\s*(<=|>=)\s*([0-9.]+(?:[eE][+-]?[0-9]+)?)\s*(x?)\s*$")
 
 
 @dataclass(frozen=True)
@@ -105,8 +158,7 @@ class Constraint:
                 "example 'num_parameters <= 26e6' or, relative to the baseline, 'latency_ms <= 0.8x'"
             )
         metric, op, bound, relative = match.groups()
-        if metric not in METRICS:
-            raise ValueError(f"unknown metric {metric!r}; allowed: {', '.join(METRICS)}")
+        check_metric(metric)
         return cls(metric, op, float(bound), bool(relative))  # type: ignore[arg-type]
 
     def limit(self, baseline: float | None) -> float:

@@ -36,7 +36,7 @@ def measurement_key(
     return f"{architecture}-" + content_key(
         PROTOCOL_VERSION,
         [str(architecture), str(baseline), dataclasses.asdict(family)],
-        settings.model_dump(mode="json", exclude={"measurement"}),
+        settings.identity(),
         [machine["machine_id"], machine["cpus_allowed"], versions().get(settings.runtime)],
     )
 

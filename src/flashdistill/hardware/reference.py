@@ -48,7 +48,7 @@ class ReferenceLatency:
     def identity(self) -> dict[str, object]:
         """What the value depends on: the model's graph, not its weights, hence its size."""
         return {
-            **self._settings.model_dump(mode="json", exclude={"measurement"}),
+            **self._settings.identity(),
             "runtime_version": self._machine.get(self._settings.runtime, ""),
             "machine_id": self._machine["machine_id"],
             "cpu_model": self._machine["cpu_model"],

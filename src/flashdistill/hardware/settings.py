@@ -1,19 +1,31 @@
-"""Configuration section ``target``: the serving hardware and software."""
+"""Configuration sections ``target`` and ``further_targets``: the serving hardware and software."""
 
 from __future__ import annotations
 
-from typing import Literal
+import re
+from collections.abc import Mapping
+from typing import Any, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
-from flashdistill.core.registry import did_you_mean
+from flashdistill.core.registry import did_you_mean, load
 from flashdistill.core.settings import Section
 
 TARGETS = {
     "onnxruntime": "flashdistill.hardware.targets.onnxruntime:OnnxRuntimeTarget",
+    "onnxruntime-tensorrt": "flashdistill.hardware.targets.onnxruntime:TensorRtProviderTarget",
+    "openvino": "flashdistill.hardware.targets.openvino:OpenVinoTarget",
+    "torch": "flashdistill.hardware.targets.torch:TorchTarget",
+    "torch-compile": "flashdistill.hardware.targets.torch:CompiledTorchTarget",
+    "tensorrt": "flashdistill.hardware.targets.tensorrt:TensorRtTarget",
     "fake": "flashdistill.testing.fake_target:FakeTarget",
 }
 """Serving runtimes: a new one is one file and one row here."""
+
+Precision = Literal["float32", "bfloat16", "float16", "int8"]
+"""In what the served model computes; ``int8`` is the runtime's own way of quantising."""
+
+_DEVICE = re.compile(r"cpu|cuda(:\d+)?")
 
 
 class MeasurementSettings(Section):
@@ -34,10 +46,22 @@ class TargetSettings(Section):
     """Where and how the students will be served."""
 
     runtime: str = "onnxruntime"
-    device: Literal["cpu"] = "cpu"
+    device: str = Field(default="cpu", description="cpu, cuda or cuda:N")
+    precision: Precision = "float32"
     threads: int = Field(default=1, ge=1)
     batch_size: int = Field(default=1, ge=1)
     sequence_length: int = Field(default=128, ge=1)
+    cuda_graphs: bool = Field(default=True, description="replay calls as one CUDA graph, where the runtime can")
+    host: str | None = Field(
+        default=None, description="[user@]host with ssh access, as in ssh_config; null: this machine"
+    )
+    python: str = Field(default="python3", description="on the host: the interpreter that has flashdistill")
+    peak_flops_per_s: float | None = Field(
+        default=None, gt=0, description="of the device at this precision; null: the best matrix product measured"
+    )
+    peak_bytes_per_s: float | None = Field(
+        default=None, gt=0, description="of the device's memory; null: the best triad measured"
+    )
     measurement: MeasurementSettings = MeasurementSettings()
 
     @field_validator("runtime")
@@ -46,3 +70,39 @@ class TargetSettings(Section):
         if runtime not in TARGETS:
             raise ValueError(f"unknown runtime{did_you_mean(runtime, TARGETS)} (allowed: {', '.join(TARGETS)})")
         return runtime
+
+    @field_validator("device")
+    @classmethod
+    def _a_device(cls, device: str) -> str:
+        if not _DEVICE.fullmatch(device):
+            raise ValueError("unknown device (allowed: cpu, cuda, cuda:N)")
+        return device
+
+    @field_validator("host")
+    @classmethod
+    def _a_host(cls, host: str | None) -> str | None:
+        if host is not None and (host.startswith("-") or not host.strip() or any(c.isspace() for c in host)):
+            raise ValueError("not a host; write [user@]host as for ssh")
+        return host
+
+    @model_validator(mode="after")
+    def _the_runtime_can(self) -> Self:
+        precisions: Mapping[str, tuple[str, ...]] = load(TARGETS, self.runtime, "runtime").precisions
+        if self.device_type not in precisions:
+            raise ValueError(f"{self.runtime} runs on {' and '.join(precisions)}, not on {self.device_type}")
+        if self.precision not in precisions[self.device_type]:
+            raise ValueError(
+                f"{self.runtime} does not serve {self.precision} on {self.device_type} "
+                f"(allowed: {', '.join(precisions[self.device_type])})"
+            )
+        return self
+
+    @property
+    def device_type(self) -> str:
+        """``cpu`` or ``cuda``."""
+        return self.device.partition(":")[0]
+
+    def identity(self) -> dict[str, Any]:
+        """What a latency depends on: all but the place, the stopping rules and the peaks it is divided by."""
+        free = {"measurement", "host", "python", "peak_flops_per_s", "peak_bytes_per_s"}
+        return self.model_dump(mode="json", exclude=free)

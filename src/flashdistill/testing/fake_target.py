@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from flashdistill.core.errors import TargetError
 from flashdistill.core.files import write_json
-from flashdistill.hardware.settings import TargetSettings
-from flashdistill.hardware.targets.base import Described, Inputs, Target
+from flashdistill.hardware.settings import Precision, TargetSettings
+from flashdistill.hardware.targets.base import ArtifactFormat, Described, Inputs, Target
 
 
 def write_fake_artifact(path: Path, latency_us: float = 200.0, **faults: Any) -> Path:
@@ -38,6 +38,9 @@ def fake_outputs(inputs: Inputs) -> list[np.ndarray]:
 
 class FakeTarget(Target):
     """Uses exactly the CPU time that its artifact asks for, however busy the machine is."""
+
+    artifact: ClassVar[ArtifactFormat] = "fake"
+    precisions: ClassVar[Mapping[str, tuple[Precision, ...]]] = {"cpu": ("float32", "bfloat16", "float16", "int8")}
 
     def __init__(self, settings: TargetSettings):
         super().__init__(settings)
@@ -67,7 +70,7 @@ class FakeTarget(Target):
             "runtime": "fake",
             "runtime_version": "1",
             "provider": "fake",
-            "precision": "float32",
+            "precision": self.settings.precision,
             "threads": self.settings.threads,
             "cpu_bound": True,
         }

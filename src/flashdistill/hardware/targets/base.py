@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import ClassVar, Literal
 
 import numpy as np
 
-from flashdistill.hardware.settings import TargetSettings
+from flashdistill.hardware.settings import Precision, TargetSettings
+
+ArtifactFormat = Literal["onnx", "checkpoint", "fake"]
+"""What a target is given: an ONNX file, a `transformers` model directory, a test's JSON file."""
 
 Inputs = Mapping[str, np.ndarray]
 Described = dict[str, str | int | float | bool]
@@ -26,7 +30,18 @@ class Target(ABC):
     To add a runtime, subclass this in a file of its own, add one row to
     `flashdistill.hardware.settings.TARGETS` and inherit
     `flashdistill.testing.target_conformance.TargetConformance` in a test.
+
+    Attributes:
+        artifact: the format of the exported model that the runtime starts from.
+        precisions: what it can serve, by device type (``cpu``, ``cuda``).
+        device_call: on an accelerator, set by `infer`: enqueues the same work again, inputs and
+            outputs staying on the device, without waiting for it. Blocks are then timed with the
+            device's own clock. None where the host's clock sees all of the work.
     """
+
+    artifact: ClassVar[ArtifactFormat] = "onnx"
+    precisions: ClassVar[Mapping[str, tuple[Precision, ...]]] = {"cpu": ("float32",)}
+    device_call: Callable[[], None] | None = None
 
     def __init__(self, settings: TargetSettings):
         """Import the runtime.
@@ -35,6 +50,18 @@ class Target(ABC):
             TargetError: the runtime is not installed; says what to install.
         """
         self.settings = settings
+
+    def prepare(self, exported: Path, directory: Path) -> Path:
+        """What is done once for a model, in a process of its own: quantising, building an engine.
+
+        Returns what `load` takes: ``exported`` itself, or a file or directory under ``directory``,
+        which exists and is empty.
+
+        Raises:
+            TargetError: the runtime cannot convert the model, or a tool for it is missing.
+        """
+        del directory
+        return exported
 
     @abstractmethod
     def load(self, artifact: Path) -> None:
