@@ -121,7 +121,7 @@ BAD = [
     ("baseline: 256_64_2_256_2", "baseline: 7", "6: baseline: 7 is not an architecture; write "),
     ("256_64_2_256_2", "256_64_3_256_2", "6: baseline: 256_64_3_256_2 is impossible: 3 heads do not divide the bottleneck of 64"),
     ('"latency_ms <= 0.8x"', "latency_ms < 3", "7: constraints[1]: 'latency_ms < 3' is not a constraint; write METRIC <= BOUND or METRIC >= BOUND"),
-    ('"latency_ms <= 0.8x"', "latency <= 3", "7: constraints[1]: got 'latency <= 3', unknown metric 'latency'; allowed: mlm_accuracy"),
+    ('"latency_ms <= 0.8x"', "latency <= 3", "7: constraints[1]: got 'latency <= 3', unknown metric 'latency'; did you mean 'latency_ms'? (allowed: mlm_accuracy"),
     ('"latency_ms <= 0.8x"', "5", "7: constraints[1]: 5 is not a constraint; write METRIC <= BOUND"),
     ("name: small", "name: x\nobjectives: []", "2: objectives: got [], allowed: a list that is not empty, each item {maximize: METRIC} or {minimize: METRIC}"),
     ("name: small", "name: x\nobjectives: [5]", "2: objectives[0]: got 5, write {maximize: METRIC} or {minimize: METRIC}"),

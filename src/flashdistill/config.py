@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -30,7 +31,8 @@ from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 from flashdistill.core.architecture import Architecture, StudentFamily
 from flashdistill.core.errors import ConfigError
 from flashdistill.core.files import content_key
-from flashdistill.core.measurement import Constraint
+from flashdistill.core.measurement import Constraint, metric_parts
+from flashdistill.core.registry import did_you_mean
 from flashdistill.core.section_check import checked_fields, shown
 from flashdistill.core.settings import Section
 from flashdistill.core.yaml_source import KeyPath, YamlSource, plain_scalar, read_yaml
@@ -43,7 +45,7 @@ from flashdistill.exploration.settings import (
     SelectSettings,
     SpaceSettings,
 )
-from flashdistill.hardware.settings import TargetSettings
+from flashdistill.hardware.settings import TargetSettings, inherit_target
 from flashdistill.models.settings import TeacherSettings
 from flashdistill.training.settings import TrainingSettings
 
@@ -54,6 +56,8 @@ BERT_VOCABULARY = StudentFamily().vocab_size
 """Assumed where only loading the teacher would tell its number of entries."""
 
 CACHE_VARIABLE = "FLASHDISTILL_CACHE"
+
+_TARGET_NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 _WITHOUT_EFFECT_ON_RESULTS = (
     "output",
@@ -105,6 +109,9 @@ class RunConfig(Section):
     space: SpaceSettings = SpaceSettings.model_validate({})
     baseline: ArchitectureSetting = Field(description="what students are compared with; need not be in the space")
     target: TargetSettings = TargetSettings.model_validate({})
+    further_targets: dict[str, TargetSettings] = Field(
+        default_factory=dict, description="metrics there are called METRIC@NAME; what is left out is taken from target"
+    )
     objectives: list[ObjectiveSetting] = Field(
         [{"maximize": "mlm_accuracy"}, {"minimize": "latency_ms"}],  # type: ignore[list-item]
         min_length=1,
@@ -178,19 +185,18 @@ def load_config(path: Path, overrides: list[str] | tuple[str, ...] = ()) -> RunC
     source = read_yaml(Path(path))
     for override in overrides:
         source.override(override)
-    given_regular = source.values.get("regular")
     raw = _filled(source.values)
     unreadable = {problem.key for problem in source.problems}
     checked = YamlSource(raw, source.origins)
     values, _ = checked_fields(RunConfig, raw, (), checked)
     for place, message in _disagreements(values):
         checked.report(place, message)
-    inherited = set(raw["regular"]) - set(given_regular) if isinstance(given_regular, dict) else set()
+    inherited = _inherited(source.values, raw)
     problems = source.problems + [
         problem
         for problem in checked.problems
         # What could not be read or was inherited has been reported where it stands.
-        if problem.key not in unreadable and not _is_inherited(problem.key, inherited)
+        if problem.key not in unreadable and not _is_at(problem.key, inherited)
     ]
     if problems:
         order = {f"override {override!r}": rank for rank, override in enumerate(overrides)}
@@ -198,9 +204,23 @@ def load_config(path: Path, overrides: list[str] | tuple[str, ...] = ()) -> RunC
     return RunConfig.model_validate(values)
 
 
-def _is_inherited(key: str, inherited: set[str]) -> bool:
-    section, _, rest = key.partition(".")
-    return section == "regular" and rest.split(".")[0].split("[")[0] in inherited
+def _is_at(key: str, places: list[str]) -> bool:
+    """Whether a dotted key is one of these places, or lies inside one."""
+    return any(key == place or key.startswith((f"{place}.", f"{place}[")) for place in places)
+
+
+def _inherited(given: Mapping[str, Any], filled: Mapping[str, Any]) -> list[str]:
+    """The dotted keys whose values were taken from another section."""
+    pairs = {"regular": (given.get("regular"), filled.get("regular"))}
+    if isinstance(targets := given.get("further_targets"), dict):
+        pairs |= {f"further_targets.{name}": (own, filled["further_targets"][name]) for name, own in targets.items()}
+    return [
+        f"{section}.{key}"
+        for section, (own, full) in pairs.items()
+        if isinstance(own, dict) and isinstance(full, dict)
+        for key in full
+        if key not in own
+    ]
 
 
 def _filled(raw: dict[str, Any]) -> dict[str, Any]:
@@ -209,6 +229,11 @@ def _filled(raw: dict[str, Any]) -> dict[str, Any]:
     flash, regular = raw.get("flash"), raw.get("regular")
     if isinstance(flash, dict) and isinstance(regular, dict):
         filled["regular"] = inherit(regular, flash)
+    target, further = raw.get("target", {}), raw.get("further_targets")
+    if isinstance(target, dict) and isinstance(further, dict):
+        filled["further_targets"] = {
+            name: inherit_target(own, target) if isinstance(own, dict) else own for name, own in further.items()
+        }
     # A missing name is a problem of its own; it does not make a missing output of it.
     filled.setdefault("output", f"runs/{raw.get('name', 'unnamed')}")
     return filled
@@ -217,6 +242,7 @@ def _filled(raw: dict[str, Any]) -> dict[str, Any]:
 def _disagreements(values: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
     """What does not fit between sections, as far as they are valid themselves."""
     yield from _task_problems(values)
+    yield from _target_problems(values.get("further_targets", {}))
     yield from _length_problems(values)
     if "space" in values:
         yield from _space_problems(values["space"])
@@ -234,16 +260,35 @@ def _task_problems(values: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
         for index, wanted in enumerate(values.get(section, ())):
             if wanted.metric == "nsp_accuracy" and "nsp" not in tasks:
                 yield (section, index), "nsp_accuracy needs the task nsp; add it to tasks"
+            if message := _unknown_target(wanted.metric, values.get("further_targets", {})):
+                yield (section, index), message
             if section == "objectives" and wanted.metric in seen:
                 yield (section, index), f"{wanted.metric} is an objective already; name each metric once"
             seen.add(wanted.metric)
 
 
+def _unknown_target(metric: str, targets: Mapping[str, Any]) -> str | None:
+    name = metric_parts(metric)[1]
+    if name is None or name in targets:
+        return None
+    known = ", ".join(targets) or "none yet"
+    return f"got {metric}, but further_targets has no {name!r}{did_you_mean(name, targets)} (there: {known})"
+
+
+def _target_problems(targets: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
+    for name in targets:
+        if not _TARGET_NAME.fullmatch(name):
+            yield ("further_targets", name), f"got the name {name!r}, allowed: letters, digits, - and _"
+
+
 def _length_problems(values: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
-    for section, key in (("corpus", "max_length"), ("target", "sequence_length")):
-        length = getattr(values.get(section), key, 0)
+    lengths = [(("corpus", "max_length"), values.get("corpus")), (("target", "sequence_length"), values.get("target"))]
+    further = values.get("further_targets", {}).items()
+    lengths += [(("further_targets", name, "sequence_length"), target) for name, target in further]
+    for place, section in lengths:
+        length = getattr(section, place[-1], 0)
         if length > MAX_POSITIONS:
-            yield (section, key), f"got {length}, allowed: at most {MAX_POSITIONS}, the students' positions"
+            yield place, f"got {length}, allowed: at most {MAX_POSITIONS}, the students' positions"
 
 
 def _space_problems(space: SpaceSettings) -> Iterator[tuple[KeyPath, str]]:

@@ -73,6 +73,7 @@ def collect(
         flash=config.flash.model_dump(mode="json"),
         regular=config.regular.model_dump(mode="json"),
         target=config.target.model_dump(mode="json"),
+        further_targets={name: target.model_dump(mode="json") for name, target in config.further_targets.items()},
         trials=trials,
         front=[trial.number for trial in front],
         selected=[trial.number for trial in selected],

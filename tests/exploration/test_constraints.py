@@ -4,7 +4,6 @@ from flashdistill.core.architecture import Architecture
 from flashdistill.core.measurement import Constraint
 from flashdistill.exploration.constraints import (
     excess,
-    known_before_training,
     known_without_measuring,
     nearest_violators,
     violations,
@@ -16,7 +15,6 @@ BASELINE = {"latency_ms": 10.0}
 
 def test_what_can_be_checked_when():
     assert known_without_measuring(LIMITS) == LIMITS[:1]
-    assert known_before_training(LIMITS) == LIMITS[:2]
 
 
 def test_only_known_metrics_are_checked():

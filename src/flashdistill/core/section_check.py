@@ -63,6 +63,8 @@ def _match_keys(fields: list[str], raw: dict[str, Any], path: KeyPath, source: Y
 
 def _checked(info: FieldInfo, raw: Any, path: KeyPath, source: YamlSource) -> tuple[bool, Any]:
     """Whether a field's value is valid, and the value."""
+    if (item := _named_section(info.annotation)) is not None:
+        return _checked_named_sections(item, raw, path, source)
     section = _section_of(info.annotation, raw)
     if section is not None:
         instance = _checked_section(section, raw, path, source)
@@ -80,6 +82,18 @@ def _checked(info: FieldInfo, raw: Any, path: KeyPath, source: YamlSource) -> tu
     except TypeError:  # a validator that looked a list or a mapping up in a dict
         source.report(path, wrong)
     return False, None
+
+
+def _checked_named_sections(
+    section: type[Section], raw: Any, path: KeyPath, source: YamlSource
+) -> tuple[bool, dict[str, Section]]:
+    """Sections under names of the user's choice."""
+    if not isinstance(raw, dict):
+        source.report(path, f"got {shown(raw)}, allowed: names, each with {_allowed(section)}")
+        return False, {}
+    found = {str(name): _checked_section(section, value, (*path, str(name)), source) for name, value in raw.items()}
+    valid = {name: instance for name, instance in found.items() if instance is not None}
+    return len(valid) == len(found), valid
 
 
 def _checked_section(section: type[Section], raw: Any, path: KeyPath, source: YamlSource) -> Section | None:
@@ -146,6 +160,14 @@ def _branches(annotation: Any) -> list[Any]:
     if get_origin(annotation) in (Union, types.UnionType):
         return [branch for member in get_args(annotation) for branch in _branches(member)]
     return [annotation]
+
+
+def _named_section(annotation: Any) -> type[Section] | None:
+    """The section that each value of a mapping is; None for any other annotation."""
+    if get_origin(annotation) is not dict:
+        return None
+    item = get_args(annotation)[1]
+    return item if isinstance(item, type) and issubclass(item, Section) else None
 
 
 def _section_of(annotation: Any, raw: Any) -> type[Section] | None:

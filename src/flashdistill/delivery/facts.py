@@ -126,6 +126,7 @@ def sections(record: RunRecord) -> list[tuple[str, Facts]]:
         ("Distillation in the search", flattened(record.flash)),
         ("Full distillation", flattened(record.regular)),
         ("Serving target", flattened(record.target)),
+        *((f"Serving target {name}", flattened(target)) for name, target in record.further_targets.items()),
         ("Environment", flattened(record.environment)),
     ]
     return [(title, facts) for title, facts in every if facts]

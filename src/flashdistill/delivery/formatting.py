@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from flashdistill.core.measurement import METRICS, Measurement
+from flashdistill.core.measurement import Measurement, metric_parts, metric_unit
 
 SPACE = "\N{NO-BREAK SPACE}"
 MINUS = "\N{MINUS SIGN}"
@@ -21,20 +21,33 @@ METRIC_NAMES = {
     "mlm_accuracy": "MLM accuracy",
     "mlm_loss": "MLM loss",
     "nsp_accuracy": "NSP accuracy",
+    "served_mlm_accuracy": "MLM accuracy as served",
     "latency_ms": "latency",
+    "latency_p50_ms": "median latency",
+    "latency_p90_ms": "90th percentile of the latency",
+    "latency_p99_ms": "99th percentile of the latency",
+    "throughput_per_s": "throughput",
+    "flops": "FLOPs",
+    "flops_utilization": "FLOPs utilisation",
+    "bandwidth_utilization": "bandwidth utilisation",
     "num_parameters": "parameters",
     "peak_memory_bytes": "peak memory",
     "artifact_bytes": "file size",
 }
 """Metrics in words, for the middle of a sentence."""
 
-_DISPLAY_UNITS = {"fraction": "%", "ms": "ms", "nats": "nats"}
+_DISPLAY_UNITS = {"fraction": "%"}
+_SCALED_UNITS = {"parameters": "", "bytes": "B", "FLOP": "FLOP"}
+"""Units of numbers that may have many digits, and what is printed behind the prefix."""
+
 _SCALES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 def metric_name(metric: str) -> str:
-    """The metric in words; an unknown metric's own name with spaces."""
-    return METRIC_NAMES.get(metric, metric.replace("_", " "))
+    """The metric in words, with its target where it is a further one; an unknown metric's own name with spaces."""
+    metric, target = metric_parts(metric)
+    words = METRIC_NAMES.get(metric, metric.replace("_", " "))
+    return words if target is None else f"{words} on {target}"
 
 
 def capitalized(text: str) -> str:
@@ -44,17 +57,14 @@ def capitalized(text: str) -> str:
 
 def axis_label(metric: str) -> str:
     """``Latency (ms)``: name and the unit of `axis_value`."""
-    unit = {"fraction": "%", "parameters": "millions", "bytes": "MB"}.get(_unit(metric), _unit(metric))
+    unit = metric_unit(metric)
+    unit = {"fraction": "%", "parameters": "millions", "bytes": "MB", "FLOP": "GFLOP"}.get(unit, unit)
     return f"{capitalized(metric_name(metric))} ({unit})" if unit else capitalized(metric_name(metric))
 
 
 def axis_scale(metric: str) -> float:
     """What a value of the metric is multiplied by for its axis: fractions become per cent."""
-    return {"fraction": 100.0, "parameters": 1e-6, "bytes": 1e-6}.get(_unit(metric), 1.0)
-
-
-def _unit(metric: str) -> str:
-    return METRICS[metric][0] if metric in METRICS else ""
+    return {"fraction": 100.0, "parameters": 1e-6, "bytes": 1e-6, "FLOP": 1e-9}.get(metric_unit(metric), 1.0)
 
 
 def format_value(metric: str, value: float | None, *, error: float | None = None) -> str:
@@ -65,9 +75,9 @@ def format_value(metric: str, value: float | None, *, error: float | None = None
     """
     if value is None or not math.isfinite(value):
         return MISSING
-    unit = _unit(metric)
-    if unit in ("parameters", "bytes"):
-        return _scaled(value) + ("B" if unit == "bytes" else "")
+    unit = metric_unit(metric)
+    if unit in _SCALED_UNITS:
+        return _scaled(value) + _SCALED_UNITS[unit]
     scale = 100.0 if unit == "fraction" else 1.0
     value, error = value * scale, None if error is None or not math.isfinite(error) else error * scale
     decimals = _decimals(value, error, default=1 if unit == "fraction" else None)
@@ -95,11 +105,12 @@ def format_difference(metric: str, value: float | None, reference: float | None)
     """
     if value is None or reference is None:
         return ""
-    if metric == "latency_ms":
+    unit = metric_unit(metric)
+    if unit == "ms":
         return _speed(value, reference)
-    if _unit(metric) == "fraction":
+    if unit == "fraction":
         return f"{_signed(100 * (value - reference), 1)}{SPACE}points"
-    if _unit(metric) == "nats":
+    if unit == "nats":
         return f"{_signed(value - reference, 2)}{SPACE}nats"
     return f"{value / reference:.2f}×" if reference else ""
 

@@ -152,7 +152,7 @@ class RunRecord:
             run goes on.
         environment: fingerprint of the machine and versions of the software.
         constraints: as the user wrote them (``latency_ms <= 0.8x``).
-        search, flash, regular, target: resolved configuration sections.
+        search, flash, regular, target, further_targets: resolved configuration sections.
         trials: of the study; number 0 is the baseline.
         front: numbers of the trials that no other trial dominates.
         selected: numbers of the trials chosen for regular distillation.
@@ -179,6 +179,7 @@ class RunRecord:
     flash: Settings = field(default_factory=dict)
     regular: Settings = field(default_factory=dict)
     target: Settings = field(default_factory=dict)
+    further_targets: Mapping[str, Settings] = field(default_factory=dict)
     trials: Sequence[Trial] = ()
     front: Sequence[int] = ()
     selected: Sequence[int] = ()

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import quote
 
-from flashdistill.core.measurement import KNOWN_BEFORE_TRAINING, METRICS, Measurement
+from flashdistill.core.measurement import (
+    METRICS,
+    Measurement,
+    known_before_training,
+    metric_parts,
+    metric_unit,
+)
 from flashdistill.core.trial import Trial, TrialState
 from flashdistill.delivery.comparison import Scored
 from flashdistill.delivery.formatting import (
@@ -70,11 +77,27 @@ def seconds(costs: Mapping[str, float]) -> float | None:
     return sum(phases) if phases else None
 
 
-def _metrics(scored: Iterable[Scored]) -> list[str]:
-    """The metrics that occur: parameters first, then in the order of `METRICS`."""
+_ALWAYS_SHOWN = (
+    "num_parameters",
+    "mlm_accuracy",
+    "served_mlm_accuracy",
+    "mlm_loss",
+    "nsp_accuracy",
+    "latency_ms",
+    "peak_memory_bytes",
+    "artifact_bytes",
+)
+"""Metrics that have a column wherever they are known; the others only where something is asked of them."""
+
+
+def _metrics(record: RunRecord, scored: Iterable[Scored]) -> list[str]:
+    """The metrics that have columns: parameters first, then in the order of `METRICS`."""
+    asked = {objective.metric for objective in record.objectives}
+    asked |= {re.split("[<>]", text)[0].strip() for text in record.constraints}
     found = {name for item in scored for name in item.measurements}
-    ordered = ["num_parameters", *(name for name in METRICS if name != "num_parameters")]
-    return [name for name in ordered if name in found] + sorted(found - set(METRICS))
+    shown = {name for name in found if name in asked or metric_parts(name)[0] in _ALWAYS_SHOWN}
+    order = ["num_parameters", *METRICS]
+    return sorted(shown, key=lambda name: (order.index(metric_parts(name)[0]), metric_parts(name)[1] or ""))
 
 
 def _metric_cell(measurement: Measurement | None, remarks: Sequence[str] = ()) -> Cell:
@@ -83,7 +106,7 @@ def _metric_cell(measurement: Measurement | None, remarks: Sequence[str] = ()) -
         return Cell(format_value("", None), numeric=True)
     noisy = bool(measurement.details.get("noisy"))
     return Cell(
-        format_measurement(measurement, interval=measurement.name == "latency_ms"),
+        format_measurement(measurement, interval=metric_unit(measurement.name) == "ms"),
         sort=measurement.value,
         remarks=[remark for remark in remarks if remark],
         numeric=True,
@@ -99,7 +122,7 @@ def delivered_table(record: RunRecord) -> Table | None:
     """The models in the run directory against the baseline at the same budget; None without models."""
     if not record.delivered:
         return None
-    metrics = _metrics(record.delivered)
+    metrics = _metrics(record, record.delivered)
     models = sorted(record.delivered, key=lambda model: model.is_baseline)
     return Table(
         "Delivered models",
@@ -123,7 +146,7 @@ def _delivered_row(record: RunRecord, model: DeliveredModel, metrics: Sequence[s
         if baseline is not None and not model.is_baseline:
             remarks.append(format_difference(metric, model.value(metric), baseline.value(metric)))
         searched = model.flash_measurements.get(metric)
-        if searched is not None and metric in objectives and metric not in KNOWN_BEFORE_TRAINING:
+        if searched is not None and metric in objectives and not known_before_training(metric):
             remarks.append(f"{format_value(metric, searched.value)} in the search")
         cells.append(_metric_cell(model.measurements.get(metric), remarks))
     spent = seconds(model.costs)
@@ -151,7 +174,7 @@ def trials_table(record: RunRecord) -> Table | None:
     """Every trial, the ones that came to nothing included; None before the first."""
     if not record.trials:
         return None
-    metrics = _metrics(record.trials)
+    metrics = _metrics(record, record.trials)
     speed = "latency_ms" in metrics and record.baseline_trial is not None
     columns = [Column("#", numeric=True), Column("Architecture"), Column("State"), *_metric_columns(metrics)]
     if speed:

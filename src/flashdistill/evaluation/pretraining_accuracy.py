@@ -6,7 +6,7 @@ Shapes: B sequences, S tokens, M masked tokens, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -24,13 +24,14 @@ Predict = Callable[[Batch], tuple[torch.Tensor, torch.Tensor | None]]
 
 
 @dataclass
-class _Ratio:
+class RatioOfSums:
     """A mean over tokens whose standard error respects that a sequence's tokens go together."""
 
-    sums: list[np.ndarray]
-    counts: list[np.ndarray]
+    sums: list[np.ndarray] = field(default_factory=list)
+    counts: list[np.ndarray] = field(default_factory=list)
 
     def add(self, values: np.ndarray, groups: np.ndarray, num_groups: int) -> None:
+        """Values [M] of the tokens of one batch; ``groups`` [M] are their sequences."""
         self.sums.append(np.bincount(groups, values, num_groups))
         self.counts.append(np.bincount(groups, minlength=num_groups))
 
@@ -52,7 +53,7 @@ def pretraining_accuracy(predict: Predict, batches: Iterable[Batch]) -> dict[str
     The accuracy of a masked token counts 1 if the most probable entry is the true one. Standard
     errors are over sequences.
     """
-    correct, loss, next_sentence = _Ratio([], []), _Ratio([], []), _Ratio([], [])
+    correct, loss, next_sentence = RatioOfSums(), RatioOfSums(), RatioOfSums()
     has_nsp = False
     for batch in batches:
         mlm_logits, nsp_logits = predict(batch)

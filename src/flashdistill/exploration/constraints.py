@@ -5,17 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from flashdistill.core.architecture import Architecture
-from flashdistill.core.measurement import KNOWN_BEFORE_TRAINING, KNOWN_WITHOUT_MEASURING, Constraint
+from flashdistill.core.measurement import KNOWN_WITHOUT_MEASURING, Constraint
 
 
 def known_without_measuring(constraints: Iterable[Constraint]) -> list[Constraint]:
     """Those decided by the architecture alone (its size)."""
     return [constraint for constraint in constraints if constraint.metric in KNOWN_WITHOUT_MEASURING]
-
-
-def known_before_training(constraints: Iterable[Constraint]) -> list[Constraint]:
-    """Those decided by the architecture or by measuring random weights; a superset of the above."""
-    return [constraint for constraint in constraints if constraint.metric in KNOWN_BEFORE_TRAINING]
 
 
 def violations(

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, PlainSerializer, field_validator, model_validator
 
-from flashdistill.core.measurement import METRICS, Constraint, Objective
+from flashdistill.core.measurement import Constraint, Objective, check_metric
 from flashdistill.core.registry import did_you_mean
 from flashdistill.core.settings import Section
 
@@ -71,8 +71,7 @@ def _parse_objective(value: object) -> object:
     if not isinstance(value, dict) or len(value) != 1 or next(iter(value)) not in ("maximize", "minimize"):
         raise ValueError("write {maximize: METRIC} or {minimize: METRIC}")
     goal, metric = next(iter(value.items()))
-    if metric not in METRICS:
-        raise ValueError(f"unknown metric {metric!r}{did_you_mean(metric, METRICS)} (allowed: {', '.join(METRICS)})")
+    check_metric(str(metric))
     return Objective(metric, goal)
 
 

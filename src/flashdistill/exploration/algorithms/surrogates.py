@@ -12,22 +12,27 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from flashdistill.core.architecture import Architecture
-from flashdistill.core.measurement import KNOWN_WITHOUT_MEASURING, METRICS
+from flashdistill.core.measurement import KNOWN_WITHOUT_MEASURING, metric_unit
 from flashdistill.core.seeds import derive_seed
 from flashdistill.core.trial import Trial, TrialState
 from flashdistill.exploration.algorithms.gaussian_process import GaussianProcess
 from flashdistill.exploration.space import DesignSpace
 
-LOGARITHMIC = tuple(metric for metric, (unit, _) in METRICS.items() if unit in ("ms", "bytes", "parameters"))
-"""Positive quantities whose effects multiply: modelled by their logarithm."""
+_LOGARITHMIC_UNITS = ("ms", "sequences/s", "FLOP", "bytes", "parameters")
+"""Of positive quantities whose effects multiply: they are modelled by their logarithm."""
 
 MIN_OBSERVATIONS = 3
 """With fewer, a metric has no model."""
 
 
+def is_logarithmic(metric: str) -> bool:
+    """Whether a metric is modelled by its logarithm."""
+    return metric_unit(metric) in _LOGARITHMIC_UNITS
+
+
 def to_scale(metric: str, value: float) -> float:
     """The value as it is modelled."""
-    return math.log(value) if metric in LOGARITHMIC else value
+    return math.log(value) if is_logarithmic(metric) else value
 
 
 @dataclass(frozen=True)
@@ -91,7 +96,7 @@ class Surrogates:
         """Mean and standard deviation of a known metric, each [N]; the deviation is 0 where it is exact."""
         if metric in KNOWN_WITHOUT_MEASURING:
             exact = candidates.parameters.astype(float)
-            return (np.log(exact) if metric in LOGARITHMIC else exact), np.zeros(len(candidates))
+            return (np.log(exact) if is_logarithmic(metric) else exact), np.zeros(len(candidates))
         return self.models[metric].posterior(candidates.features)
 
     def assuming(self, candidates: Candidates) -> Surrogates:
@@ -109,9 +114,9 @@ def _observations(space: DesignSpace, trials: Sequence[Trial], metric: str) -> l
         if measurement is None or trial.state is TrialState.FAILED or not space.comparable(trial.architecture):
             continue
         value, error = measurement.value, measurement.stderr or 0.0
-        if not measurement.finite or (metric in LOGARITHMIC and value <= 0):
+        if not measurement.finite or (is_logarithmic(metric) and value <= 0):
             continue
         # The error of a logarithm is the relative error.
-        error = error / value if metric in LOGARITHMIC else error
+        error = error / value if is_logarithmic(metric) else error
         found.append((trial.architecture, to_scale(metric, value), error**2))
     return found
