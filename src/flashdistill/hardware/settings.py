@@ -42,6 +42,14 @@ class MeasurementSettings(Section):
     patience_seconds: float = Field(default=5.0, ge=0, description="longest wait for a busy machine to become quiet")
 
 
+def inherit_target(own: dict[str, Any], target: dict[str, Any]) -> dict[str, Any]:
+    """The raw settings of a further target with the first target's values for what it leaves out."""
+    merged = target | own
+    if isinstance(target.get("measurement"), dict) and isinstance(own.get("measurement"), dict):
+        merged["measurement"] = target["measurement"] | own["measurement"]
+    return merged
+
+
 class TargetSettings(Section):
     """Where and how the students will be served."""
 
