@@ -119,7 +119,7 @@ def run(bench: Workbench, variant: Mapping[str, Any], seed: int, arguments: argp
     for step, _ in enumerate(distillation.steps(), start=1):
         if step % every and step != arguments.steps:
             continue
-        scores = evaluate(bench, Distilled(distillation.student, {}))
+        scores = evaluate(bench, bench.config.baseline, Distilled(distillation.student, {}))
         points.append({"step": step} | {name: score.value for name, score in scores.items()})
         print(f"seed {seed}, step {step}: {100 * scores['mlm_accuracy'].value:.2f} %", flush=True)
     stderr = {name: score.stderr for name, score in scores.items()}

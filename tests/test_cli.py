@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 import flashdistill
-from flashdistill import cli
+from flashdistill import cli, measure_command
 from flashdistill.core.architecture import Architecture
 from flashdistill.core.errors import NothingFeasibleError, TargetError
 from flashdistill.core.measurement import Measurement
@@ -32,7 +32,7 @@ VERBS = {
     "run": "CONFIG [KEY=VALUE]...",
     "check": "CONFIG [KEY=VALUE]...",
     "explore": "CONFIG [KEY=VALUE]...",
-    "measure": "ARCH...",
+    "measure": "[ARCH]...",
     "distill": "ARCH [KEY=VALUE]...",
     "pretrain-teacher": "CONFIG [KEY=VALUE]...",
     "report": "RUN",
@@ -64,7 +64,6 @@ def pipeline(monkeypatch):
     note("run", Path("runs/small/report.html"))
     note("distill", Path("runs/small/models/256_64_2_256_2"))
     note("report", Path("runs/small/report.html"))
-    note("measure", [])
     monkeypatch.setitem(sys.modules, "flashdistill.pipeline", fake)
     monkeypatch.setattr(flashdistill, "pipeline", fake, raising=False)
     return fake
@@ -163,19 +162,22 @@ def test_an_impossible_architecture(directory, pipeline, verb, name, message):
     assert pipeline.calls == []
 
 
-def test_measure_shows_intervals_and_writes_json(directory, pipeline):
+def test_measure_shows_intervals_and_writes_json(directory, monkeypatch):
     small, large = Architecture(128, 64, 1, 256, 1), Architecture(256, 64, 1, 256, 1)
     details = {"ratio": 0.5, "ratio_low": 0.49, "ratio_high": 0.51, "noisy": True}
     latency = Measurement("latency_ms", 1.23456, "ms", stderr=0.01, samples=20, details=details)
     parameters = Measurement("num_parameters", 1234567, "parameters")
     found = [(small, {"latency_ms": latency, "num_parameters": parameters}), (large, {"num_parameters": parameters})]
-    pipeline.measure = lambda config, architectures, progress: found if architectures == [small, large] else []
-    result = call("measure", str(small), "seed=3", str(large), "--config", "run.yaml", "--json", "found/out.json")
+    measure = lambda config, subjects, progress: found if subjects == [small, large, Path("mine")] else []  # noqa: E731
+    monkeypatch.setattr(measure_command, "measure", measure)
+    Path("mine").mkdir()
+    options = ["--config", "run.yaml", "--json", "found/out.json"]
+    result = call("measure", str(small), "seed=3", str(large), "mine", *options)
     assert result.exit_code == 0, result.stderr
-    assert result.stdout.splitlines() == [
-        "architecture            latency_ms                 ratio  num_parameters",
-        "128_64_1_256_1  1.235 ± 0.02 noisy  0.500 [0.490, 0.510]       1,234,567",
-        "256_64_1_256_1                   -                     -       1,234,567",
+    assert result.stdout.splitlines()[:3] == [
+        "architecture            latency ms          ratio [95 %]  parameters M",
+        "128_64_1_256_1  1.235 ± 0.02 noisy  0.500 [0.490, 0.510]         1.235",
+        "256_64_1_256_1                   -                     -         1.235",
     ]
     written = json.loads(Path("found/out.json").read_text(encoding="utf-8"))
     assert [entry["architecture"] for entry in written] == [str(small), str(large)]
@@ -326,40 +328,17 @@ def test_a_missing_dashboard_names_the_extra(directory, monkeypatch):
     assert "pip install 'flashdistill[dashboard]'" in result.stderr
 
 
-def test_doctor(monkeypatch):
-    found = {
-        "machine": {"cpu_model": "Some CPU", "memory_bytes": 4 * 2**30},
-        "gemm_gflops": 51.23,
-        "memory_gb_per_s": 9.87,
-        "load": 0.5,
-        "stalled_share": None,
-        "stolen_share": 0.02,
-        "free_memory_bytes": 2**30,
-        "warnings": ["it is slow"],
-    }
+def test_doctor(directory, monkeypatch):
+    found = {"machine": "fast"}
     doctor: Any = types.ModuleType("flashdistill.hardware.doctor")
-    doctor.doctor_report = lambda: found
+    doctor.doctor_report = lambda progress: dict(found)
     monkeypatch.setitem(sys.modules, "flashdistill.hardware.doctor", doctor)
+    monkeypatch.setattr("flashdistill.terminal_text.doctor_text", json.dumps)
     monkeypatch.setattr("flashdistill.training.speed.bfloat16_speedup", lambda device: None)
     monkeypatch.setattr("flashdistill.training.speed.compile_speedup", lambda device: 1.05)
-    assert call("doctor").stdout.splitlines() == [
-        "cpu model                    Some CPU",
-        "memory bytes                 4.0 GiB",
-        "matrix product               51.2 GFLOP/s (float32)",
-        "memory                       9.9 GB/s (one thread)",
-        "free memory                  1.0 GiB",
-        "load                         0.50",
-        "CPU time stolen by the host  2%",
-        "",
-        "warning: it is slow",
-        "",
-        "training on cpu",
-        "  bfloat16  only emulated here: training uses float32",
-    ]
-    assert call("doctor", "--compile").stdout.splitlines()[-2] == (
-        "  compile   1.05 x as fast as without: not worth setting"
-    )
-    monkeypatch.setattr("flashdistill.training.speed.bfloat16_speedup", lambda device: 2.0)
-    assert call("doctor").stdout.splitlines()[-1] == (
-        "  bfloat16  2.00 x as fast as without: set training.precision: bfloat16"
-    )
+    told = json.loads(call("doctor").stdout)
+    device = told["training"]["device"]
+    assert told == {**found, "training": {"device": device, "bfloat16": None, "compile": None}}
+    assert call("doctor", "--compile", "--json", "found.json").exit_code == 0
+    thorough = {**found, "training": {"device": device, "bfloat16": None, "compile": 1.05}}
+    assert json.loads(Path("found.json").read_text(encoding="utf-8")) == thorough

@@ -191,6 +191,55 @@ def test_what_regular_inherits_is_reported_for_flash_only(load):
     ]
 
 
+SEVERAL_TARGETS = """target: {threads: 2, measurement: {seconds: 3, tolerance: 0.05}}
+further_targets:
+  batch32: {batch_size: 32, measurement: {seconds: 7}}
+  int8: {precision: int8, threads: 1}
+objectives: [{maximize: mlm_accuracy}, {minimize: latency_ms}, {maximize: throughput_per_s@batch32}]
+"""
+
+
+def test_further_targets_take_from_the_first_what_they_leave_out(load):
+    config = load(GOOD + SEVERAL_TARGETS)
+    batch32, int8 = config.further_targets["batch32"], config.further_targets["int8"]
+    assert (batch32.batch_size, batch32.threads, batch32.precision) == (32, 2, "float32")
+    assert (batch32.measurement.seconds, batch32.measurement.tolerance) == (7, 0.05)
+    assert (int8.batch_size, int8.threads, int8.precision) == (1, 1, "int8")
+    assert config.objectives[2] == Objective("throughput_per_s@batch32", "maximize")
+    assert load(dump_config(config)) == config
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            "@batch32",
+            "@batch23",
+            "14: objectives[2]: got throughput_per_s@batch23, but further_targets has no 'batch23'",
+        ),
+        ("throughput_per_s@batch32", "mlm_accuracy@int8", "mlm_accuracy does not depend on the target"),
+        ("precision: int8", "precision: int4", "13: further_targets.int8.precision: got 'int4', allowed: 'float32', "),
+        ("threads: 2", "threads: 0", "10: target.threads: got 0, allowed: a whole number ≥ 1"),
+        ("int8: {", "in t8: {", "further_targets.in t8: got the name 'in t8', allowed: letters, digits, - and _"),
+        ("{precision: int8, threads: 1}", "5", "13: further_targets.int8: got 5, allowed: a mapping with the keys"),
+        ("precision: int8", "runtime: tensorrt", "further_targets.int8: tensorrt runs on cuda, not on cpu"),
+        (
+            "threads: 2",
+            "host: -oProxyCommand=x",
+            "10: target.host: got '-oProxyCommand=x', not a host; write [user@]host",
+        ),
+        (
+            "batch_size: 32",
+            "sequence_length: 4096",
+            "12: further_targets.batch32.sequence_length: got 4096, allowed: at",
+        ),
+    ],
+)
+def test_mistakes_in_further_targets(load, old, new, message):
+    (found,) = problems(load, GOOD + SEVERAL_TARGETS.replace(old, new))
+    assert message in found
+
+
 def test_a_metric_that_is_no_text_is_a_message_too(load):
     (found,) = problems(load, changed("name: small", "name: x\nobjectives: [{maximize: [mlm_accuracy]}]"))
     assert found.startswith("run.yaml:2: objectives")

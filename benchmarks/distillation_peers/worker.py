@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,8 @@ from benchmarks.distillation_peers.contender import Contender
 from benchmarks.distillation_peers.registry import CONTENDERS
 from benchmarks.distillation_peers.workload import Task, Workload
 from flashdistill.core.registry import load
-from flashdistill.hardware.runner import peak_memory_bytes, reset_peak_memory, serve, take_standard_output
+from flashdistill.hardware.lines import Commands, converse
+from flashdistill.hardware.runner import peak_memory_bytes, reset_peak_memory
 
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 """What steps are timed with; CPU time is of all threads, and of use where others use the machine."""
@@ -54,7 +55,7 @@ class Bench:
     def run(self, kind: Any, block: int, warmup: int, seconds: float, clock: str) -> dict[str, Any]:
         """Train on one task and give the fields of a `Visit`."""
         watch = StepClock(self._timer, warmup, seconds, CLOCKS[clock], _forget_peak_memory)
-        with self._timer.watching_training(), _exceptions_named():
+        with self._timer.watching_training():
             self._contender.run(Task(kind, block), watch)
         peak = peak_memory_bytes()
         return {
@@ -84,36 +85,24 @@ def open_bench(request: dict[str, Any], directory: Path) -> Bench:
     """The bench that the command line asks for.
 
     Raises:
-        RuntimeError: the contender does not run here; names the exception that it met.
+        Exception: whatever the contender meets where it does not run here.
     """
     torch.set_num_threads(request["threads"])
     timer = PhaseTimer()
-    with _exceptions_named():
-        contender_class = load(CONTENDERS, request["contender"], "contender")
-        return Bench(contender_class(Workload.from_json(request["workload"]), timer, directory), timer)
-
-
-@contextlib.contextmanager
-def _exceptions_named() -> Iterator[None]:
-    """Put the kind of an exception into its message, which is all that the other process sees."""
-    try:
-        yield
-    except Exception as error:
-        raise RuntimeError(f"{type(error).__name__}: {error}") from error
+    contender_class = load(CONTENDERS, request["contender"], "contender")
+    return Bench(contender_class(Workload.from_json(request["workload"]), timer, directory), timer)
 
 
 def main() -> None:
-    answers = take_standard_output()
     os.environ["TQDM_DISABLE"] = "1"
     warnings.simplefilter("ignore")  # of foreign libraries; the log is read when a contender fails
     with tempfile.TemporaryDirectory() as directory:
-        try:
+
+        def commands(_: Callable[[str], None]) -> Commands:
             bench = open_bench(json.loads(sys.argv[1]), Path(directory))
-        except RuntimeError as error:
-            print(json.dumps({"error": str(error)}), file=answers, flush=True)
-            return
-        print(json.dumps({"ready": True}), file=answers, flush=True)
-        serve({"describe": bench.describe, "run": bench.run}, sys.stdin, answers)
+            return {"describe": bench.describe, "run": bench.run}
+
+        converse(commands)
 
 
 if __name__ == "__main__":

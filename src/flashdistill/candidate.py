@@ -7,10 +7,13 @@ for all of them. A candidate's failure is data; it is caught here, once, and now
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import logging
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 
@@ -21,9 +24,12 @@ from flashdistill.core.files import read_json, write_json
 from flashdistill.core.measurement import Constraint, Measurement
 from flashdistill.core.progress import tracked
 from flashdistill.core.trial import Trial, TrialState
+from flashdistill.delivery.export import write_encoder
 from flashdistill.distillation.distill import Distilled
 from flashdistill.evaluation.pretraining_accuracy import pretraining_accuracy, student_predictor
+from flashdistill.evaluation.served_accuracy import served_accuracy
 from flashdistill.exploration.constraints import violations
+from flashdistill.scales import SERVED_ACCURACY
 from flashdistill.training.loop import LossCurve
 from flashdistill.workbench import Budget, Workbench
 
@@ -121,7 +127,7 @@ def _measure(bench: Workbench, candidate: _Candidate) -> None:
 
 def _evaluate(bench: Workbench, candidate: _Candidate, distilled: Distilled) -> None:
     with timed(candidate.costs, "evaluate"):
-        candidate.measurements |= evaluate(bench, distilled)
+        candidate.measurements |= evaluate(bench, candidate.architecture, distilled)
 
 
 def distil(
@@ -151,10 +157,32 @@ def distil(
     return results
 
 
-def evaluate(bench: Workbench, distilled: Distilled) -> dict[str, Measurement]:
-    """Accuracy on held-out text, with the same masks for every student."""
+def evaluate(bench: Workbench, architecture: Architecture, distilled: Distilled) -> dict[str, Measurement]:
+    """Accuracy on held-out text, with the same masks for every student; also as each target serves it.
+
+    Raises:
+        TargetError: a target cannot serve the student.
+    """
     predict = student_predictor(distilled.student, with_nsp="nsp" in bench.config.tasks)
-    return pretraining_accuracy(predict, bench.pretraining_data.validation_batches(EVALUATION_BATCH))
+    scores = pretraining_accuracy(predict, bench.pretraining_data.validation_batches(EVALUATION_BATCH))
+    return scores | _as_served(bench, architecture, distilled)
+
+
+def _as_served(bench: Workbench, architecture: Architecture, distilled: Distilled) -> dict[str, Measurement]:
+    """The accuracy on those targets that compute something else than the student does, in int8 for example."""
+    scales = [scale for scale in bench.scales.all if scale.serves_otherwise]
+    if not scales:
+        return {}
+    found: dict[str, Measurement] = {}
+    shape = (EVALUATION_BATCH, bench.config.corpus.max_length)
+    student = copy.deepcopy(distilled.student).cpu()
+    for scale in scales:
+        with tempfile.TemporaryDirectory() as directory, tracked(bench.progress, f"score {architecture} as served"):
+            artifact = write_encoder(student, Path(directory), scale.artifact_format)
+            with scale.serving(str(architecture), artifact, shape) as serve:
+                batches = bench.pretraining_data.validation_batches(EVALUATION_BATCH)
+                found |= scale.named({SERVED_ACCURACY: served_accuracy(student, serve, shape, batches)})
+    return found
 
 
 def read_curves(bench: Workbench, architecture: Architecture, budget: str) -> dict[str, LossCurve]:

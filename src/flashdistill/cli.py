@@ -115,24 +115,41 @@ def explore(config: Config, overrides: Overrides = None, output: Output = None) 
 @app.command()
 def measure(
     architectures: Annotated[
-        list[str],
-        typer.Argument(help="Architectures, e.g. 512_128_4_512_4; overrides may follow.", metavar="ARCH..."),
-    ],
-    config: ConfigOption,
+        list[str] | None,
+        typer.Argument(
+            help="Architectures, e.g. 512_128_4_512_4, or directories of transformers encoders; overrides may follow.",
+            metavar="ARCH",
+        ),
+    ] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="The run's YAML file.")] = None,
     json: Annotated[Path | None, typer.Option("--json", help="Write the measurements to this file too.")] = None,
+    self_test: Annotated[
+        bool,
+        typer.Option(
+            "--self-test",
+            help="Test the measurements themselves: on CONFIG's target and space, else the paper's on ONNX Runtime.",
+        ),
+    ] = False,
 ) -> None:
-    """Measure architectures on the target, with random weights."""
-    names = [argument for argument in architectures if "=" not in argument]
-    loaded = _load(config, [argument for argument in architectures if "=" in argument])
+    """Measure architectures (with random weights) or models on the targets, against the baseline."""
+    names = [argument for argument in architectures or () if "=" not in argument]
+    overrides = [argument for argument in architectures or () if "=" in argument]
+    if self_test:
+        _self_test(names, config, overrides, json)
+        return
+    if config is None:
+        raise InputError("name the run's YAML file with --config")
+    loaded = _load(config, overrides)
     if not names:
         raise InputError("name at least one architecture, for example 512_128_4_512_4")
-    parsed = [_architecture(name, loaded) for name in names]
+    subjects = [Path(name) if Path(name).is_dir() else _architecture(name, loaded) for name in names]
 
-    from flashdistill import pipeline
-    from flashdistill.console import ConsoleProgress, measurement_table
+    from flashdistill import measure_command
+    from flashdistill.console import ConsoleProgress
+    from flashdistill.terminal_text import measurement_table
 
     with ConsoleProgress() as progress:
-        results = list(pipeline.measure(loaded, parsed, progress))
+        results = list(measure_command.measure(loaded, subjects, progress))
     typer.echo(measurement_table(results))
     if json is not None:
         from flashdistill.core.files import write_json
@@ -219,18 +236,51 @@ def doctor(
     compile: Annotated[
         bool, typer.Option("--compile", help="Also measure what torch.compile brings; takes up to minutes.")
     ] = False,
+    json: Annotated[Path | None, typer.Option("--json", help="Write what is found to this file too.")] = None,
 ) -> None:
     """Say what this machine can do: processors, accelerators, runtimes, peaks, warnings."""
-    from flashdistill.console import doctor_text, training_text
+    from flashdistill.console import ConsoleProgress
     from flashdistill.hardware.doctor import doctor_report
+    from flashdistill.terminal_text import doctor_text
     from flashdistill.training.compute import open_compute
     from flashdistill.training.settings import TrainingSettings
     from flashdistill.training.speed import bfloat16_speedup, compile_speedup
 
-    typer.echo(doctor_text(doctor_report()))
-    device = open_compute(TrainingSettings.model_validate({})).device
-    speedups = {"bfloat16": bfloat16_speedup(device), "compile": compile_speedup(device) if compile else None}
-    typer.echo("\n" + training_text(device.type, speedups))
+    with ConsoleProgress() as progress:
+        report = doctor_report(progress)
+        device = open_compute(TrainingSettings.model_validate({})).device
+        report["training"] = {
+            "device": device.type,
+            "bfloat16": bfloat16_speedup(device),
+            "compile": compile_speedup(device) if compile else None,
+        }
+    typer.echo(doctor_text(report))
+    if json is not None:
+        from flashdistill.core.files import write_json
+
+        write_json(json, report)
+
+
+def _self_test(names: list[str], config: Path | None, overrides: list[str], json: Path | None) -> None:
+    if names:
+        raise InputError("--self-test chooses its architectures itself; leave out " + " ".join(names))
+    if overrides and config is None:
+        raise InputError("overrides change a configuration; name it with --config")
+    loaded = None if config is None else _load(config, overrides)
+
+    from flashdistill.console import ConsoleProgress
+    from flashdistill.self_test_command import paper_defaults, run_self_test, self_test_text
+
+    with ConsoleProgress() as progress:
+        result = run_self_test(loaded or paper_defaults(), progress)
+    typer.echo(self_test_text(result))
+    if json is not None:
+        from flashdistill.core.files import write_json
+        from flashdistill.delivery.json_form import encode
+
+        write_json(json, encode(result.as_json()))
+    if not result.passed:
+        raise typer.Exit(1)
 
 
 def _load(config: Path, overrides: list[str] | None, output: Path | None = None) -> RunConfig:

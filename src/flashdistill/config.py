@@ -189,7 +189,9 @@ def load_config(path: Path, overrides: list[str] | tuple[str, ...] = ()) -> RunC
     unreadable = {problem.key for problem in source.problems}
     checked = YamlSource(raw, source.origins)
     values, _ = checked_fields(RunConfig, raw, (), checked)
-    for place, message in _disagreements(values):
+    # Names suffice to tell which metrics there can be, whatever is wrong inside.
+    names = further if isinstance(further := raw.get("further_targets"), dict) else ()
+    for place, message in _disagreements({"further_targets": dict.fromkeys(map(str, names))} | values):
         checked.report(place, message)
     inherited = _inherited(source.values, raw)
     problems = source.problems + [

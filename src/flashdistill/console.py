@@ -9,12 +9,12 @@ import contextlib
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from rich.console import Console, RenderableType
 from rich.progress import (
@@ -29,15 +29,10 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from flashdistill.core.architecture import Architecture
 from flashdistill.core.errors import FlashDistillError
-from flashdistill.core.measurement import Measurement
 
 LINE_INTERVAL = 10.0
 """Seconds between two plain lines of one task."""
-
-WORTHWHILE_SPEEDUP = 1.2
-"""Less is within what a busy machine makes of equal speeds."""
 
 _REFRESHES_PER_SECOND = 2
 """Few, because the drawing thread shares its cores with the work, and measurements run there."""
@@ -243,77 +238,3 @@ def _duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
-
-
-def measurement_table(results: Iterable[tuple[Architecture, Mapping[str, Measurement]]]) -> str:
-    """Architectures and their measurements as aligned text, with half-widths of 95 % intervals.
-
-    The column ``ratio`` is the latency relative to the baseline's, measured side by side.
-    """
-    results = list(results)
-    names = list(dict.fromkeys(name for _, measured in results for name in measured))
-    header = ["architecture"]
-    for name in names:
-        header += [name, "ratio"] if name == "latency_ms" else [name]
-    rows = [header]
-    for architecture, measured in results:
-        row = [str(architecture)]
-        for name in names:
-            measurement = measured.get(name)
-            row.append("-" if measurement is None else _with_interval(measurement))
-            if name == "latency_ms":
-                row.append("-" if measurement is None else _ratio(measurement))
-        rows.append(row)
-    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
-    return "\n".join(
-        "  ".join(cell.rjust(width) if column else cell.ljust(width) for column, (cell, width) in enumerate(columns))
-        for columns in (list(zip(row, widths, strict=True)) for row in rows)
-    )
-
-
-def _with_interval(measurement: Measurement) -> str:
-    value = f"{measurement.value:,.0f}" if float(measurement.value).is_integer() else f"{measurement.value:,.4g}"
-    interval = "" if measurement.stderr is None else f" ± {1.96 * measurement.stderr:.2g}"
-    return value + interval + (" noisy" if measurement.details.get("noisy") else "")
-
-
-def _ratio(measurement: Measurement) -> str:
-    ratio, low, high = (measurement.details.get(key) for key in ("ratio", "ratio_low", "ratio_high"))
-    if not isinstance(ratio, float):
-        return "-"
-    interval = f" [{low:.3f}, {high:.3f}]" if isinstance(low, float) and isinstance(high, float) else ""
-    return f"{ratio:.3f}{interval}"
-
-
-def doctor_text(report: Mapping[str, Any]) -> str:
-    """`hardware.doctor.doctor_report` as aligned text, warnings last."""
-    shares = {"stalled_share": "tasks waiting for a CPU", "stolen_share": "CPU time stolen by the host"}
-    rows = [(name.replace("_", " "), _fact(name, value)) for name, value in report["machine"].items()]
-    rows += [
-        ("matrix product", f"{report['gemm_gflops']:,.1f} GFLOP/s (float32)"),
-        ("memory", f"{report['memory_gb_per_s']:,.1f} GB/s (one thread)"),
-        ("free memory", _fact("free_memory_bytes", report["free_memory_bytes"])),
-        ("load", f"{report['load']:.2f}"),
-    ]
-    rows += [(words, f"{report[key]:.0%}") for key, words in shares.items() if report[key] is not None]
-    width = max(len(name) for name, _ in rows)
-    lines = [f"{name:<{width}}  {text}" for name, text in rows]
-    return "\n".join([*lines, "", *(f"warning: {text}" for text in report["warnings"] or ())]).rstrip()
-
-
-def training_text(device: str, speedups: Mapping[str, float | None]) -> str:
-    """What reduced precision and compilation bring, as `training.speed` measured them; None: not to be had."""
-    lines = [f"training on {device}"]
-    settings = {"bfloat16": "training.precision: bfloat16", "compile": "training.compile: true"}
-    for name, setting in settings.items():
-        speedup = speedups[name]
-        if speedup is not None:
-            advice = f"set {setting}" if speedup >= WORTHWHILE_SPEEDUP else "not worth setting"
-            lines.append(f"  {name:<8}  {speedup:.2f} x as fast as without: {advice}")
-    if speedups["bfloat16"] is None:
-        lines.append("  bfloat16  only emulated here: training uses float32")
-    return "\n".join(lines)
-
-
-def _fact(name: str, value: Any) -> str:
-    return f"{value / 2**30:.1f} GiB" if name.endswith("_bytes") else str(value)

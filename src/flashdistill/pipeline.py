@@ -45,7 +45,7 @@ from flashdistill.preflight import claim, quiet_libraries, require_feasible
 from flashdistill.regular import distil_and_deliver
 from flashdistill.training.compute import Compute, dismissing_others, open_compute
 from flashdistill.training.optimizers import require_optimizer
-from flashdistill.workbench import Scales, Workbench
+from flashdistill.workbench import Workbench
 
 MEASURED_PER_TRAINED = 4
 """A search gives up after measuring this many students for each that it may train."""
@@ -83,25 +83,6 @@ def distill(config: RunConfig, architecture: Architecture, progress: Progress) -
         model = life.deliver_one(architecture, {})
         write_model_card(model, life.record([], []), life.directory.model(architecture))
         return life.directory.model(architecture)
-
-
-def measure(
-    config: RunConfig, architectures: Sequence[Architecture], progress: Progress
-) -> Iterator[tuple[Architecture, dict[str, Measurement]]]:
-    """Measure architectures on the target with random weights, relative to the baseline."""
-    quiet_libraries()
-    vocabulary, known = config.expected_vocab_size
-    if not known:
-        progress.message(f"assuming a vocabulary of {vocabulary:,} entries; it hardly matters to the latency")
-    family = config.student_family(vocabulary)
-    scales = Scales(config, family, config.cache_directory / "scales" / str(config.baseline), progress)
-    try:
-        for architecture in architectures:
-            with tracked(progress, f"measure {architecture}"):
-                measured = scales.measure(architecture)
-            yield architecture, measured
-    finally:
-        scales.close()
 
 
 def report(run_directory: Path) -> Path:

@@ -6,6 +6,8 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from transformers import MobileBertForPreTraining
+
 from flashdistill.candidate import distil, evaluate
 from flashdistill.core.architecture import Architecture
 from flashdistill.core.clock import timed
@@ -13,7 +15,6 @@ from flashdistill.core.measurement import Measurement
 from flashdistill.core.progress import tracked
 from flashdistill.delivery.deliver import deliver
 from flashdistill.delivery.record import DeliveredModel
-from flashdistill.hardware.parity import Expected
 from flashdistill.workbench import Workbench
 
 
@@ -34,7 +35,7 @@ def distil_and_deliver(
     if isinstance(distilled, Exception):
         raise distilled
     with timed(costs, "evaluate"):
-        scores = evaluate(bench, distilled)
+        scores = evaluate(bench, architecture, distilled)
     student = distilled.student.cpu()
     directory = bench.directory.model(architecture)
     model = DeliveredModel(
@@ -50,9 +51,9 @@ def distil_and_deliver(
         is_baseline=architecture == bench.config.baseline,
     )
 
-    def measure(encoder: Path, expected: Expected) -> Mapping[str, Measurement]:
+    def measure(student: MobileBertForPreTraining, work: Path) -> Mapping[str, Measurement]:
         with timed(costs, "measure"):
-            return bench.scales.session.measure(str(architecture), encoder, expected, final=True)
+            return bench.scales.measure_model(architecture, student, work)
 
     with tracked(bench.progress, f"deliver {architecture}"):
         model = deliver(model, student, bench.prepared.tokenizer, directory, bench.config.target, measure)

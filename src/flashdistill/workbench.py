@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from flashdistill.config import RunConfig
-from flashdistill.core.architecture import Architecture, StudentFamily
-from flashdistill.core.measurement import Measurement
+from flashdistill.core.architecture import Architecture
 from flashdistill.core.progress import Progress
 from flashdistill.core.run_directory import RunDirectory
 from flashdistill.core.seeds import derive_seed
 from flashdistill.data.pretraining_data import PretrainingData
-from flashdistill.delivery.export import expected_features, random_encoder
 from flashdistill.distillation.calibration import StepSeconds, time_steps
 from flashdistill.distillation.distill import Distillation, Distilled
 from flashdistill.distillation.layer_map import layer_map
@@ -23,10 +21,8 @@ from flashdistill.distillation.settings import DistillationSettings
 from flashdistill.distillation.side_by_side import distill_side_by_side
 from flashdistill.distillation.signals import TeacherSignals, signals_name
 from flashdistill.distillation.teacher_preparation import PreparedTeacher
-from flashdistill.hardware.cache import MeasurementCache, measurement_key
-from flashdistill.hardware.parity import example_inputs
-from flashdistill.hardware.session import MeasurementSession
 from flashdistill.models.parameter_count import count_parameters
+from flashdistill.scales import Scales
 from flashdistill.training.checkpoint import CheckpointStore
 from flashdistill.training.compute import Compute
 
@@ -48,45 +44,6 @@ class TimingJob:
 
     architecture: Architecture
     settings: DistillationSettings
-
-
-@dataclass
-class Scales:
-    """Measures architectures on the target, with random weights, against the baseline."""
-
-    config: RunConfig
-    family: StudentFamily
-    work_directory: Path
-    progress: Progress
-
-    @cached_property
-    def session(self) -> MeasurementSession:
-        _, reference = random_encoder(self.config.baseline, self.family, self.config.cache_directory)
-        return MeasurementSession(
-            self.config.target,
-            reference,
-            self.work_directory,
-            derive_seed(self.config.seed, "measurement"),
-            progress=self.progress,
-            cache=MeasurementCache(self.config.cache_directory / "measurements"),
-        )
-
-    def measure(self, architecture: Architecture) -> dict[str, Measurement]:
-        """Latency, memory and size of an architecture; from the cache where they are known.
-
-        Raises:
-            TargetError: the architecture cannot be exported, answers wrongly or cannot be run.
-        """
-        key = measurement_key(architecture, self.family, self.config.baseline, self.config.target)
-        if (known := self.session.recall(key)) is not None:
-            return known
-        student, artifact = random_encoder(architecture, self.family, self.config.cache_directory)
-        inputs = example_inputs(self.config.target, self.family.vocab_size, self.config.seed)
-        return self.session.measure(str(architecture), artifact, expected_features(student, inputs), key=key)
-
-    def close(self) -> None:
-        if "session" in self.__dict__:
-            self.session.close()
 
 
 @dataclass

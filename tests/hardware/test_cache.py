@@ -10,11 +10,11 @@ from flashdistill.core.architecture import Architecture, StudentFamily
 from flashdistill.core.measurement import Measurement
 from flashdistill.hardware.cache import (
     MeasurementCache,
-    artifact_bytes,
     artifact_key,
     cached_artifact,
     measurement_key,
 )
+from flashdistill.hardware.machine import Facts
 from flashdistill.hardware.settings import MeasurementSettings, TargetSettings
 
 ARCHITECTURE = Architecture(128, 64, 4, 384, 2)
@@ -42,8 +42,6 @@ def test_files_beside_the_artifact_come_along(tmp_path: Path) -> None:
     artifact = cached_artifact(tmp_path, "key", write, "encoder.onnx")
     assert artifact.name == "encoder.onnx"
     assert artifact.with_name("encoder.onnx.data").read_text() == "weights"
-    assert artifact_bytes(artifact) == len("graph") + len("weights")
-    assert artifact_bytes(artifact.parent) == len("graph") + len("weights")
 
 
 def test_a_failed_export_leaves_nothing(tmp_path: Path) -> None:
@@ -81,15 +79,29 @@ def test_an_export_depends_on_what_shapes_the_graph() -> None:
     assert artifact_key(ARCHITECTURE, StudentFamily(), "onnxruntime") in keys
 
 
-def test_a_measurement_depends_on_the_target_and_not_on_the_rules_for_stopping() -> None:
-    def key(**settings: object) -> str:
-        target = TargetSettings.model_validate(settings)
-        return measurement_key(ARCHITECTURE, StudentFamily(), ARCHITECTURE, target)
+BASELINE = ARCHITECTURE, StudentFamily()
+MACHINE: Facts = {"machine_id": "a", "cpu_model": "x", "onnxruntime": "1", "torch": "2", "gpu_model": "G"}
 
-    assert key() == key(measurement=MeasurementSettings(seconds=99.0))
+
+def test_a_measurement_depends_on_the_target_and_not_on_the_rules_for_stopping() -> None:
+    def key(baseline: tuple[Architecture, StudentFamily] = BASELINE, **settings: object) -> str:
+        target = TargetSettings.model_validate(settings)
+        return measurement_key(ARCHITECTURE, StudentFamily(), baseline, target, MACHINE)
+
+    assert key() == key(measurement=MeasurementSettings(seconds=99.0)) == key(host="gpu-server", python="python3.12")
     assert len({key(), key(sequence_length=64), key(batch_size=8), key(runtime="fake")}) == 4
-    other_baseline = measurement_key(ARCHITECTURE, StudentFamily(), Architecture(64, 64, 4, 384, 2), TargetSettings())
-    assert other_baseline != key()
+    assert key((Architecture(64, 64, 4, 384, 2), StudentFamily())) != key()
+    assert key((ARCHITECTURE, StudentFamily(num_blocks=2))) != key()
+
+
+def test_a_measurement_depends_on_the_machine_that_serves() -> None:
+    def key(runtime: str = "onnxruntime", **other: str) -> str:
+        target = TargetSettings(runtime=runtime)
+        return measurement_key(ARCHITECTURE, StudentFamily(), BASELINE, target, {**MACHINE, **other})
+
+    assert key() == key(torch="3") == key(kernel="6")
+    changes = [key(machine_id="b"), key(onnxruntime="9"), key(gpu_model="H"), key(cpus_allowed="1"), key("torch")]
+    assert len({key(), *changes, key("torch", torch="3"), key(**{"onnxruntime-gpu": "1"})}) == 8
 
 
 def test_measurements_come_back(tmp_path: Path) -> None:

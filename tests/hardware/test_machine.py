@@ -1,23 +1,19 @@
-"""Facts about the machine, the choice of CPUs, the lock, the doctor."""
+"""Facts about the machine, the choice of CPUs, the lock."""
 
 from __future__ import annotations
 
 import multiprocessing
-import os
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from flashdistill.core.errors import TargetError
 from flashdistill.core.progress import Silent
 from flashdistill.hardware import device_lock as device_lock_module
-from flashdistill.hardware import doctor, machine
+from flashdistill.hardware import machine
 from flashdistill.hardware.device_lock import device_lock
 from flashdistill.hardware.machine import Contention, choose_cpus, fingerprint
-from flashdistill.hardware.parity import check_parity, example_inputs
-from flashdistill.hardware.settings import TargetSettings
 
 
 def test_fingerprint_is_flat_and_stable() -> None:
@@ -102,52 +98,83 @@ def test_locks_of_two_devices_are_independent() -> None:
     assert progress.texts == []
 
 
-def test_example_inputs_have_padding_and_two_segments() -> None:
-    settings = TargetSettings(batch_size=3, sequence_length=40)
-    inputs = example_inputs(settings, vocab_size=100, seed=0)
-    assert all(value.shape == (3, 40) and value.dtype == np.int64 for value in inputs.values())
-    used = inputs["attention_mask"].sum(axis=1)
-    assert ((used >= 20) & (used < 40)).all()
-    assert (np.diff(inputs["attention_mask"], axis=1) <= 0).all()
-    assert set(inputs["token_type_ids"].ravel()) == {0, 1}
-    assert inputs["input_ids"].max() < 100
-    again = example_inputs(settings, vocab_size=100, seed=0)
-    assert all((again[name] == value).all() for name, value in inputs.items())
+class Kernel:
+    """What the kernel's files say; the others are not there."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch):
+        self.files: dict[str, str] = {}
+        monkeypatch.setattr(machine, "_read", lambda path: self.files.get(str(path), ""))
+
+
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
+    return Kernel(monkeypatch)
+
+
+def test_a_silent_kernel(kernel: Kernel) -> None:
+    assert kernel.files == {}
+    assert machine.cpu_quota() is None
+    assert machine.frequency_control() == {}
+    assert machine.clock_source() is None
+    assert machine.huge_pages() == "unknown"
+    assert machine.stalled_share() is None
+    assert machine.core_count([0, 1, 5]) == 3
+
+
+def test_cores_are_those_of_the_allowed_cpus(kernel: Kernel) -> None:
+    for cpu, siblings in enumerate(["0,2", "1,3", "0,2", "1,3"]):
+        kernel.files[f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list"] = siblings
+    assert machine.core_count([0, 1, 2, 3]) == 2
+    assert machine.core_count([0, 2]) == 1
 
 
 @pytest.mark.parametrize(
-    ("got", "message"),
+    ("files", "quota"),
     [
-        ([], "0 outputs instead of 1"),
-        ([np.zeros((2, 2))], r"shape \(2, 2\) instead of \(2, 3\)"),
-        ([np.full((2, 3), 10.002)], "off by 0.0002 of its largest value 10"),
-        ([np.full((2, 3), np.nan)], "off by nan"),
+        ({"/sys/fs/cgroup/cpu.max": "150000 100000"}, 1.5),
+        ({"/sys/fs/cgroup/cpu.max": "max 100000"}, None),
+        ({"/sys/fs/cgroup/cpu/cpu.cfs_quota_us": "50000", "/sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000"}, 0.5),
+        ({"/sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1", "/sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000"}, None),
     ],
 )
-def test_parity_errors(got: list[np.ndarray], message: str) -> None:
-    with pytest.raises(TargetError, match=f"^export: .*{message}"):
-        check_parity("512_128_4_512_4", got, [np.full((2, 3), 10.0)])
+def test_the_quota_of_a_control_group(files: dict[str, str], quota: float | None, kernel: Kernel) -> None:
+    kernel.files.update(files)
+    assert machine.cpu_quota() == quota
 
 
-def test_parity_is_relative_to_the_scale() -> None:
-    error = check_parity("a", [np.full((2, 3), 1000.05)], [np.full((2, 3), 1000.0)])
-    assert error == pytest.approx(5e-5)
+def test_who_decides_the_clock_rate(kernel: Kernel) -> None:
+    kernel.files = {
+        "/sys/devices/system/cpu/cpu0/cpufreq/scaling_driver": "intel_pstate",
+        "/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor": "powersave",
+        "/sys/devices/system/cpu/intel_pstate/no_turbo": "1",
+    }
+    assert machine.frequency_control() == {"driver": "intel_pstate", "governor": "powersave", "turbo": False}
+    kernel.files = {"/sys/devices/system/cpu/cpufreq/boost": "1"}
+    assert machine.frequency_control() == {"turbo": True}
 
 
-def test_doctor_warns_about_what_it_sees() -> None:
-    calm = Contention(0.1, 0.0, 0.0)
-    assert doctor.warnings_for({"instructions": "avx2 avx512_bf16"}, 4, calm, 0) == []
-    found = doctor.warnings_for({"instructions": "avx2"}, 1, Contention(9.0, 0.6, 0.1), 2**30)
-    assert len(found) == 4
-    assert "emulated" in found[0]
-    assert "only one CPU" in found[1]
-    assert "1.0 GiB" in found[2]
-    assert "60% of the time tasks wait" in found[3]
+def test_pressure_is_a_share(kernel: Kernel) -> None:
+    kernel.files["/proc/pressure/cpu"] = "some avg10=12.50 avg60=1.00 avg300=0.00 total=1\nfull avg10=0.00"
+    assert machine.stalled_share() == 0.125
 
 
-def test_doctor_measures_peaks() -> None:
-    report = doctor.doctor_report()
-    assert report["machine"]["cpu_count"] == os.cpu_count()
-    assert 0.1 < doctor.gemm_gflops(64, 0.01) < 1e5
-    assert 0.01 < doctor.triad_gb_per_s(100_000, 0.01) < 1e5
-    assert report["gemm_gflops"] > 0.1
+def with_tool(directory: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    tool = directory / "nvidia-smi"
+    tool.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{directory}:/usr/bin:/bin")
+
+
+def test_gpus_as_the_drivers_tool_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_tool(tmp_path, monkeypatch, "echo 'NVIDIA H100 80GB HBM3, 81559, 550.54.15, 9.0'; echo 'Odd, [N/A], 1, 2'")
+    assert machine.gpus() == [
+        {"name": "NVIDIA H100 80GB HBM3", "memory_bytes": 81559 * 2**20, "driver": "550.54.15", "capability": "9.0"}
+    ]
+
+
+def test_gpus_without_the_tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_tool(tmp_path, monkeypatch, "exit 9")
+    monkeypatch.setattr(machine, "_driver_models", lambda: ["NVIDIA A100"])
+    assert machine.gpus() == [{"name": "NVIDIA A100"}]
+    monkeypatch.setattr(machine, "_driver_models", list)
+    assert machine.gpus() == []

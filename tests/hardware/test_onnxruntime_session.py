@@ -11,7 +11,6 @@ import torch
 
 from flashdistill.core.architecture import Architecture, StudentFamily
 from flashdistill.core.errors import TargetError
-from flashdistill.hardware import protocol
 from flashdistill.hardware.cache import artifact_key, cached_artifact
 from flashdistill.hardware.parity import Expected, example_inputs
 from flashdistill.hardware.session import MeasurementSession
@@ -37,8 +36,8 @@ def export(architecture: Architecture, root: Path, seed: int = 0) -> tuple[Path,
     return artifact, Expected(inputs, [output])
 
 
-def test_a_student_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol, "MIN_PASSES_IN_HASTE", 2)
+@pytest.mark.usefixtures("few_passes")
+def test_a_student_is_measured(tmp_path: Path) -> None:
     small, _ = export(Architecture(32, 16, 2, 32, 1), tmp_path)
     large, large_expected = export(Architecture(256, 128, 2, 512, 4), tmp_path)
     with MeasurementSession(SETTINGS, small, tmp_path / "work", seed=0) as session:
@@ -54,11 +53,28 @@ def test_a_student_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             session.measure("small", small, other_weights)
 
 
+@pytest.mark.usefixtures("few_passes", "ssh_server")
+def test_a_host_agrees_with_this_machine(tmp_path: Path) -> None:
+    """The same machine, once directly and once over ssh."""
+    small, _ = export(Architecture(64, 32, 2, 64, 1), tmp_path)
+    large, expected = export(Architecture(128, 64, 2, 256, 2), tmp_path)
+    ratios = []
+    for host in (None, "serving-machine"):
+        settings = SETTINGS.model_copy(update={"host": host, "python": sys.executable})
+        with MeasurementSession(settings, small, tmp_path / f"work-{host}", seed=0) as session:
+            latency = session.measure("large", large, expected)["latency_ms"]
+            ratios.append(float(latency.details["ratio"] or 0))
+            assert latency.environment["runtime_version"]
+    here, there = ratios
+    assert here > 1.5
+    assert there == pytest.approx(here, rel=0.2)
+
+
 def test_the_runner_needs_no_torch() -> None:
     code = (
         "import sys; from flashdistill.hardware.runner import Runner; "
         "Runner({'runtime': 'onnxruntime'}, []); "
-        "sys.exit([name for name in ('torch', 'transformers', 'psutil') if name in sys.modules] or 0)"
+        "sys.exit([name for name in ('torch', 'transformers') if name in sys.modules] or 0)"
     )
     finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stderr

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from flashdistill.hardware import protocol
-from flashdistill.hardware.protocol import Comparison, Patience, Timer, compare
+from flashdistill.hardware.protocol import Comparison, Patience, Timer, compare, log_ratio
 from flashdistill.hardware.settings import MeasurementSettings
-from flashdistill.hardware.statistics import Block
+from flashdistill.hardware.statistics import Block, Round, plain_mean
 
 
 class Machine:
@@ -51,7 +51,9 @@ class Model:
         return Block(cpu * (2.0 if machine.random.random() < machine.interrupt else 1.0), cpu)
 
 
-def run(machine: Machine, ratio: float = 1.0, **options: float) -> tuple[Comparison, Timer, Timer]:
+def run(
+    machine: Machine, ratio: float = 1.0, *, min_calls: int = 0, **options: float
+) -> tuple[Comparison, Timer, Timer]:
     settings = MeasurementSettings(**{"seconds": 10.0, "patience_seconds": 0.0} | options)  # type: ignore[arg-type]
     candidate, reference = (Timer(True, 1.0, settings.block_ms) for _ in range(2))
     comparison = compare(
@@ -62,6 +64,7 @@ def run(machine: Machine, ratio: float = 1.0, **options: float) -> tuple[Compari
         "cpu",
         tolerance=settings.tolerance,
         patience=Patience(settings.patience_seconds, lambda: False),
+        min_calls=min_calls,
     )
     return comparison, candidate, reference
 
@@ -85,8 +88,10 @@ def test_orders_alternate_and_are_equally_frequent() -> None:
     machine = Machine()
     comparison, *_ = run(machine)
     assert machine.starts == len(comparison.passes)
-    settling = 2 * 3  # a settling run and two that decide the calls of a block, for either model
+    settling = 2 * 2  # a settling run and one that decides the calls of a block, for either model
     assert machine.order[settling : settling + 8] == ["candidate", "reference", "reference", "candidate"] * 2
+    assert [turn.candidate_first for turn in comparison.passes[0][:4]] == [True, False, True, False]
+    assert [rounds[0].candidate_first for rounds in comparison.passes[:4]] == [True, False, True, False]
     assert all(len(rounds) % 2 == 0 for rounds in comparison.passes)
 
 
@@ -110,8 +115,52 @@ def test_the_interval_knows_about_luck_that_lasts_as_long_as_a_process() -> None
         machine = Machine(process_spread=0.02, noise=0.02)
         machine.random = np.random.default_rng(seed)
         comparison, *_ = run(machine, tolerance=0.03)
-        covered += abs(comparison.log_ratio.mean) <= comparison.log_ratio.half_width
-    assert covered >= 34
+        covered += comparison.log_ratio.covers(0.0)
+    assert covered >= 35
+
+
+def one_pass(value: float) -> list[Round]:
+    return [Round(Block(np.array([math.exp(value)]), np.ones(1)), Block(np.ones(1), np.ones(1)))]
+
+
+@pytest.mark.parametrize("heavy_tails", [False, True])
+@pytest.mark.parametrize("spread", [0.5, 1.0, 2.0])
+def test_stopping_when_it_looks_precise_does_not_make_the_interval_a_lie(spread: float, heavy_tails: bool) -> None:
+    """The rule for stopping as `compare` applies it, on passes whose spread is ``spread`` tolerances."""
+    random = np.random.default_rng(1)
+    tolerance, most_passes, studies = 0.02, 20, 300
+    covered = 0
+    for _ in range(studies):
+        draws = random.standard_t(4, most_passes) / math.sqrt(2) if heavy_tails else random.normal(size=most_passes)
+        passes = [one_pass(value) for value in spread * tolerance * draws]
+        looks = (log_ratio(passes[:count], "wall") for count in range(protocol.MIN_PASSES, most_passes + 1))
+        stopped = next((look for look in looks if look.half_width <= tolerance), log_ratio(passes, "wall"))
+        covered += stopped.covers(0.0)
+    # Three standard errors of 300 honest 95 % intervals are 3.8 %.
+    assert covered / studies >= 0.92
+
+
+def test_looking_again_widens_the_interval() -> None:
+    values = [0.01, -0.01, 0.02, -0.02, 0.0, 0.01]
+    first, later = (log_ratio([one_pass(v) for v in values[:count]], "wall") for count in (5, 6))
+    assert first.half_width == pytest.approx(plain_mean(values[:5]).half_width)
+    assert later.half_width == pytest.approx(1.1 * plain_mean(values).half_width)
+    assert later.mean == pytest.approx(plain_mean(values).mean)
+
+
+def test_passes_go_on_until_there_are_calls_enough() -> None:
+    _, few_timer, _ = run(Machine())
+    many, timer, _ = run(Machine(), min_calls=662)
+    assert len(few_timer.times("cpu")) < 662 <= len(timer.times("cpu"))
+    assert len(many.attempts) == protocol.MIN_PASSES, "longer passes, not more"
+    assert not many.noisy
+
+
+def test_a_budget_that_ends_before_there_are_calls_enough_is_said() -> None:
+    comparison, timer, _ = run(Machine(), min_calls=10**6, seconds=1e-3)
+    assert comparison.log_ratio.half_width < 0.02
+    assert len(timer.times("cpu")) < 10**6
+    assert comparison.noisy
 
 
 def test_an_exhausted_budget_is_said() -> None:
@@ -144,9 +193,19 @@ def test_a_models_own_latency_leaves_interrupted_blocks_out() -> None:
     assert candidate.times("wall").max() == pytest.approx(3.0)
 
 
+def test_repeated_rounds_are_remembered_and_do_not_count() -> None:
+    comparison, *_ = run(Machine(interrupt=0.3), patience_seconds=60.0)
+    attempts = [turn for rounds in comparison.attempts for turn in rounds]
+    assert comparison.interrupted == sum(turn.repeated for turn in attempts)
+    assert comparison.rounds == len(attempts) - comparison.interrupted
+    assert all(turn.interrupted == turn.repeated for turn in attempts)
+    assert all(sum(turn.candidate_first for turn in rounds) * 2 == len(rounds) for rounds in comparison.passes)
+
+
 def test_off_the_cpu_nothing_counts_as_interrupted() -> None:
     timer = Timer(cpu_bound=False, usual_share=1.0, block_ms=10.0)
-    assert not timer.interrupted(Block(np.array([2.0]), np.array([0.0])))
+    timer.begin_pass(Model(Machine(interrupt=1.0), "candidate", 3.0))
+    assert not timer.block().interrupted
 
 
 def test_waiting_ends_when_the_machine_is_quiet() -> None:

@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import json
 import math
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from flashdistill.core.architecture import Architecture, StudentFamily
 from flashdistill.core.errors import TargetError
 from flashdistill.core.measurement import Measurement
 from flashdistill.core.progress import Silent
-from flashdistill.hardware import protocol
-from flashdistill.hardware.cache import MeasurementCache
-from flashdistill.hardware.parity import Expected
+from flashdistill.hardware import runner_process
+from flashdistill.hardware.cache import MeasurementCache, measurement_key
+from flashdistill.hardware.device_lock import device_lock
+from flashdistill.hardware.parity import Expected, example_inputs
+from flashdistill.hardware.protocol import log_ratio
+from flashdistill.hardware.samples import read_samples
 from flashdistill.hardware.session import MeasurementSession
 from flashdistill.hardware.settings import TargetSettings
-from flashdistill.testing.fake_target import write_fake_artifact
+from flashdistill.hardware.statistics import Block
+from flashdistill.testing.fake_target import fake_outputs, write_fake_artifact
 
-
-@pytest.fixture(autouse=True)
-def few_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every pass starts two processes; the plumbing shows in two passes as in six."""
-    monkeypatch.setattr(protocol, "MIN_PASSES", 2)
-    monkeypatch.setattr(protocol, "MIN_PASSES_IN_HASTE", 2)
+pytestmark = pytest.mark.usefixtures("few_passes")
 
 
 class Messages(Silent):
@@ -67,6 +70,8 @@ def test_a_candidate_against_the_reference(session: MeasurementSession, expected
     assert latency.unit == "ms"
     assert measured["artifact_bytes"].value == artifact.stat().st_size
     assert 0 <= measured["peak_memory_bytes"].value < 50e6
+    assert details["prepare_seconds"] == 0
+    assert 0 < details["load_seconds"] < details["parity_seconds"] < details["measure_seconds"]
     environment = latency.environment
     assert environment["runtime"] == "fake"
     assert (environment["batch_size"], environment["sequence_length"], environment["threads"]) == (2, 8, 1)
@@ -144,6 +149,116 @@ def test_a_runner_that_dies_again_is_a_target_error(
         session.measure("c", artifact, expected)
 
 
+def test_a_runner_killed_in_mid_measurement(
+    settings: TargetSettings,
+    reference: Path,
+    expected: Expected,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kills = kill_in_pair(monkeypatch, times=1)
+    messages = Messages()
+    with MeasurementSession(settings, reference, tmp_path / "work", seed=0, progress=messages) as session:
+        assert session.measure("c", reference, expected)["latency_ms"].finite
+        assert not kills
+        assert any("the candidate runner ended (signal 9); measuring it again" in text for text in messages.texts)
+
+        kill_in_pair(monkeypatch, times=2)
+        with pytest.raises(TargetError, match=r"fake on c: the candidate runner .*signal 9\), for the second time"):
+            session.measure("c", reference, expected)
+        with device_lock("cpu"):
+            pass
+
+
+def kill_in_pair(monkeypatch: pytest.MonkeyPatch, times: int) -> list[int]:
+    """Kill the candidate's process after its first block in a pass, ``times`` times; what is left to kill."""
+    left = list(range(times))
+    run = runner_process.RunnerProcess.run
+
+    def killed(self: runner_process.RunnerProcess, count: int) -> Block:
+        block = run(self, count)
+        if left and self.role == "candidate":
+            left.pop()
+            os.kill(self.pid, signal.SIGKILL)
+        return block
+
+    monkeypatch.setattr(runner_process.RunnerProcess, "run", killed)
+    return left
+
+
+def test_a_candidate_is_prepared_once(
+    settings: TargetSettings, reference: Path, expected: Expected, tmp_path: Path, preparations: Path
+) -> None:
+    first, second = (
+        write_fake_artifact(tmp_path / f"{name}.json", us) for name, us in (("first", 300), ("second", 400))
+    )
+    store = tmp_path / "work" / "serving"
+    with MeasurementSession(settings, reference, tmp_path / "work", seed=0) as session:
+        measured = session.measure("first", first, expected)
+        assert measured["latency_ms"].details["prepare_seconds"] > 0
+        assert measured["artifact_bytes"].value == len(first.read_text())
+        copy = session.prepare("first", first, tmp_path / "delivery")
+        assert copy == tmp_path / "delivery" / "engine"
+        assert (copy / "parts" / "plan.json").read_text() == first.read_text()
+        with session.serving("first", first) as serve:
+            assert np.array_equal(serve(expected.inputs)[0], expected.outputs[0])
+        assert preparations.read_text().split() == ["reference.json", "first.json"]
+        session.prepare("second", second, tmp_path / "delivery")
+        assert len([entry for entry in store.iterdir() if entry.is_dir()]) == 2, "the reference and the present one"
+    assert len([entry for entry in store.iterdir() if entry.is_dir()]) == 1, "a resumed study needs the reference"
+    with MeasurementSession(settings, reference, tmp_path / "work", seed=0) as resumed:
+        resumed.prepare("second", second, tmp_path / "delivery")
+        resumed.prepare("the reference", reference, tmp_path / "delivery")
+    assert preparations.read_text().split() == ["reference.json", "first.json", "second.json", "second.json"]
+
+
+def test_what_cannot_be_prepared(
+    settings: TargetSettings, reference: Path, expected: Expected, tmp_path: Path, preparations: Path
+) -> None:
+    refused = write_fake_artifact(tmp_path / "refused.json", 300)
+    with (
+        MeasurementSession(settings, reference, tmp_path / "work", seed=0) as session,
+        pytest.raises(TargetError, match=r"^export: c: operator Foo cannot be quantised$"),
+    ):
+        session.measure("c", refused, expected)
+    assert preparations.exists()
+
+
+def test_what_is_served_as_exported_is_not_copied(session: MeasurementSession, reference: Path, tmp_path: Path) -> None:
+    assert session.prepare("baseline", reference, tmp_path / "delivery") == reference
+    assert not (tmp_path / "delivery").exists()
+
+
+def test_serving_many_batches(
+    session: MeasurementSession, settings: TargetSettings, reference: Path, own_lock_directory: Path
+) -> None:
+    larger = settings.model_copy(update={"batch_size": 5, "sequence_length": 7})
+    with session.serving("baseline", reference, larger) as serve:
+        for seed in range(3):
+            inputs = example_inputs(larger, vocab_size=50, seed=seed)
+            assert np.array_equal(serve(inputs)[0], fake_outputs(inputs)[0])
+        with (own_lock_directory / "cpu.lock").open() as lock, pytest.raises(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_a_crash_while_serving(session: MeasurementSession, expected: Expected, tmp_path: Path) -> None:
+    artifact = write_fake_artifact(tmp_path / "c.json", 300, crash="infer")
+    with (
+        pytest.raises(TargetError, match=r"fake on c: the serving runner ended \(exit status 9\)"),
+        session.serving("c", artifact) as serve,
+    ):
+        serve(expected.inputs)
+
+
+def test_a_key_speaks_of_the_machine_that_serves(session: MeasurementSession) -> None:
+    architecture, family = Architecture(128, 64, 4, 384, 2), StudentFamily()
+    baseline = architecture, family
+    here = session.key(architecture, family, baseline)
+    assert here == measurement_key(architecture, family, baseline, session.settings, session.machine)
+    session.machine = {**session.machine, "machine_id": "another"}
+    assert session.key(architecture, family, baseline) != here
+
+
 def test_native_chatter_does_not_disturb(session: MeasurementSession, expected: Expected, tmp_path: Path) -> None:
     artifact = write_fake_artifact(tmp_path / "c.json", 300, chatter='{"error": "not an answer"}\n')
     assert session.measure("c", artifact, expected)["latency_ms"].finite
@@ -181,9 +296,25 @@ def test_what_is_not_precise_enough_is_not_recalled(settings: TargetSettings, re
     cache = MeasurementCache(tmp_path / "cache")
     session = MeasurementSession(settings, reference, tmp_path / "work", seed=0, cache=cache)
     details = {"ratio": 1.0, "ratio_high": 1.4, "reference_ms": 2.0}
-    cache.put("k", {"latency_ms": Measurement("latency_ms", 2.0, "ms", 0.1, details=details)})
+    latency = Measurement("latency_ms", 2.0, "ms", 0.1, details=details)
+    cache.put("k", {"latency_ms": latency, "latency_p50_ms": Measurement.of("latency_p50_ms", 2.0, samples=100)})
     assert session.recall("k") is not None, "within the tolerance of 0.5"
     assert session.recall("k", final=True) is None, "outside the final tolerance of 0.01"
+    for wanted, known in ((100, True), (101, False)):
+        session = MeasurementSession(settings, reference, tmp_path / "work", seed=0, cache=cache, min_calls=wanted)
+        assert (session.recall("k") is not None) == known
+
+
+def test_raw_samples_are_kept(settings: TargetSettings, reference: Path, expected: Expected, tmp_path: Path) -> None:
+    session = MeasurementSession(settings, reference, tmp_path / "work", seed=0, min_calls=100_000)
+    measured = session.measure("a/b", reference, expected)
+    samples = read_samples(tmp_path / "work" / "samples" / "a_b.parquet")
+    ratio = math.exp(log_ratio(samples.passes, "cpu").mean)
+    assert ratio == pytest.approx(float(measured["latency_ms"].details["ratio"] or 0), rel=1e-12)
+    assert samples.metadata["architecture"] == "a/b"
+    assert samples.metadata["environment"]["machine_id"] == session.machine["machine_id"]
+    assert measured["latency_p50_ms"].samples > 0
+    assert measured["latency_ms"].details["noisy"], "the calls that were asked for are not there"
 
 
 def test_more_threads_than_cpus(settings: TargetSettings, reference: Path, tmp_path: Path) -> None:
@@ -195,7 +326,7 @@ def test_nothing_is_left_behind(settings: TargetSettings, reference: Path, expec
     with MeasurementSession(settings, reference, tmp_path / "work", seed=0) as session:
         session.measure("baseline", reference, expected)
         assert (tmp_path / "work" / "scratch").exists()
-    assert [path.name for path in (tmp_path / "work").iterdir()] == ["reference.json"]
+    assert sorted(path.name for path in (tmp_path / "work").iterdir()) == ["reference.json", "samples"]
 
 
 def test_inputs_of_another_shape_are_our_bug(session: MeasurementSession, reference: Path) -> None:

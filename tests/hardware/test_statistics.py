@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from flashdistill.hardware.statistics import Block, Round, percentiles, student_t_95, trimmed_mean
+from flashdistill.hardware.statistics import (
+    Block,
+    Round,
+    kendall_tau,
+    percentiles,
+    plain_mean,
+    student_t_95,
+    trimmed_mean,
+)
 
 
 @pytest.mark.parametrize("degrees", [1, 2, 3, 4, 5, 7, 10, 30, 300])
@@ -30,6 +38,24 @@ def test_trimmed_mean_is_yuens(count: int) -> None:
     yuen: Any = stats.ttest_ind(values + 1, values, equal_var=False, trim=0.2)  # type: ignore[arg-type]
     assert estimate.stderr == pytest.approx(1 / (math.sqrt(2) * yuen.statistic), rel=1e-9)
     assert estimate.samples == count
+
+
+def test_plain_mean_is_students() -> None:
+    values = np.random.default_rng(0).normal(size=5)
+    estimate = plain_mean(values)
+    low, high = stats.t.interval(0.95, 4, values.mean(), stats.sem(values))
+    assert (estimate.mean, estimate.stderr) == pytest.approx((values.mean(), stats.sem(values)))
+    assert estimate.half_width == pytest.approx((high - low) / 2, rel=0.008)
+    assert estimate.covers(low + 0.01)
+    assert not estimate.covers(low - 0.01)
+    wider = estimate.widened(1.5)
+    assert (wider.mean, wider.stderr, wider.half_width) == pytest.approx(
+        (estimate.mean, 1.5 * estimate.stderr, 1.5 * estimate.half_width)
+    )
+
+
+def test_of_four_rounds_the_extremes_are_set_aside() -> None:
+    assert trimmed_mean([1.0, 2.0, 4.0, 100.0]).mean == 3.0
 
 
 def test_outliers_have_no_say() -> None:
@@ -78,3 +104,21 @@ def test_percentiles_only_where_the_samples_suffice(count: int, names: list[str]
     found = percentiles(np.arange(count, dtype=np.float64))
     assert list(found) == names
     assert found["p50_ms"] == pytest.approx((count - 1) / 2)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_kendall_tau_is_scipys(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    first, second = random.integers(0, 8, size=(2, 15)).astype(float)
+    known: Any = stats.kendalltau(first, second)
+    assert kendall_tau(first.tolist(), second.tolist()) == pytest.approx(known.statistic)
+
+
+def test_kendall_tau_of_known_orders() -> None:
+    assert kendall_tau([1, 2, 3], [10, 20, 30]) == 1.0
+    assert kendall_tau([1, 2, 3], [3, 2, 1]) == -1.0
+    assert kendall_tau([1, 2, 3, 4], [1, 2, 4, 3]) == pytest.approx(4 / 6)
+    assert math.isnan(kendall_tau([1, 1], [1, 2]))
+    assert math.isnan(kendall_tau([1], [1]))
+    with pytest.raises(ValueError, match="2 and 1 values"):
+        kendall_tau([1, 2], [1])

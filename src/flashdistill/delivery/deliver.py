@@ -13,7 +13,7 @@ from transformers import MobileBertForPreTraining, PreTrainedTokenizerFast
 
 from flashdistill.core.files import read_json, sync_directory, write_json
 from flashdistill.core.measurement import Measurement
-from flashdistill.delivery.export import ENCODER_FILE, MLM_FILE, expected_features, expected_logits
+from flashdistill.delivery.export import ENCODER_FILE, MLM_FILE, expected_logits
 from flashdistill.delivery.json_form import decode, encode
 from flashdistill.delivery.record import DeliveredModel
 from flashdistill.hardware.parity import Expected, check_parity, example_inputs
@@ -24,8 +24,8 @@ from flashdistill.models.onnx_writer import write_onnx
 FIGURES_FILE = "flashdistill.json"
 """A delivered model's figures; written last, so that a model without it is not finished."""
 
-MeasureFinal = Callable[[Path, Expected], Mapping[str, Measurement]]
-"""Measures an exported encoder on the target: its path and what it must answer."""
+MeasureFinal = Callable[[MobileBertForPreTraining, Path], Mapping[str, Measurement]]
+"""Measures a student on the targets, given the directory with its checkpoint and its exported encoder."""
 
 
 def deliver(
@@ -52,7 +52,7 @@ def deliver(
     write_onnx(student, work / MLM_FILE, "mlm")
     inputs = example_inputs(target, len(tokenizer), seed=0)
     parity = mlm_parity(str(model.architecture), work / MLM_FILE, expected_logits(student, inputs))
-    measured = measure(work / ENCODER_FILE, expected_features(student, inputs))
+    measured = measure(student, work)
     model = dataclasses.replace(model, measurements={**model.measurements, **measured}, parity_max_abs=parity)
     write_json(work / FIGURES_FILE, encode(model))
     shutil.rmtree(directory, ignore_errors=True)

@@ -12,10 +12,10 @@ from pathlib import Path
 from flashdistill.core.architecture import Architecture, StudentFamily
 from flashdistill.core.files import content_key, read_json, sync_directory, write_json
 from flashdistill.core.measurement import Measurement
-from flashdistill.hardware.machine import fingerprint, versions
+from flashdistill.hardware.machine import Facts
 from flashdistill.hardware.settings import TargetSettings
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 """Raised when a change of the protocol makes earlier measurements incomparable."""
 
 
@@ -25,20 +25,35 @@ def artifact_key(architecture: Architecture, family: StudentFamily, runtime: str
 
 
 def measurement_key(
-    architecture: Architecture, family: StudentFamily, baseline: Architecture, settings: TargetSettings
+    architecture: Architecture,
+    family: StudentFamily,
+    baseline: tuple[Architecture, StudentFamily],
+    settings: TargetSettings,
+    machine: Facts,
 ) -> str:
-    """The name of a measurement: everything that its value depends on, this machine included.
+    """The name of a measurement: everything that its value depends on.
 
     The rules for stopping (``target.measurement``) are not part of it: they change how well a
     value is known, not the value.
+
+    Args:
+        baseline: what it is measured against, and the family of that.
+        machine: the facts of the machine that serves; see `Host.facts`.
     """
-    machine = fingerprint()
     return f"{architecture}-" + content_key(
         PROTOCOL_VERSION,
-        [str(architecture), str(baseline), dataclasses.asdict(family)],
+        [(str(model), dataclasses.asdict(model_family)) for model, model_family in ((architecture, family), baseline)],
         settings.identity(),
-        [machine["machine_id"], machine["cpus_allowed"], versions().get(settings.runtime)],
+        [machine.get("cpus_allowed"), serving_identity(machine, settings.runtime)],
     )
+
+
+def serving_identity(machine: Facts, runtime: str) -> Facts:
+    """What of a machine decides how fast it serves: processor, accelerator, the runtime's versions."""
+    family = runtime.partition("-")[0]
+    versions = {name: value for name, value in machine.items() if name == family or name.startswith(f"{family}-")}
+    hardware = ("machine_id", "cpu_model", "gpu_model", "gpu_driver")
+    return {name: machine[name] for name in hardware if name in machine} | versions
 
 
 def cached_artifact(root: Path, key: str, write: Callable[[Path], None], filename: str = "model.onnx") -> Path:
@@ -66,14 +81,6 @@ def cached_artifact(root: Path, key: str, write: Callable[[Path], None], filenam
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return final / filename
-
-
-def artifact_bytes(artifact: Path) -> int:
-    """Bytes of an artifact with its external data ``<artifact>.data``; of a whole directory."""
-    if artifact.is_dir():
-        return sum(file.stat().st_size for file in artifact.rglob("*") if file.is_file())
-    beside = artifact.with_name(f"{artifact.name}.data")
-    return artifact.stat().st_size + (beside.stat().st_size if beside.exists() else 0)
 
 
 class MeasurementCache:

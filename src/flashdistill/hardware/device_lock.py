@@ -17,6 +17,16 @@ def lock_directory() -> Path:
     return Path(tempfile.gettempdir(), "flashdistill-locks")
 
 
+def physical_device(device: str) -> str:
+    """``cpu``, or ``cuda:N`` with the number or name by which the driver knows what this process calls ``cuda:N``."""
+    kind, _, number = device.partition(":")
+    if kind == "cpu":
+        return kind
+    visible = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    index = int(number or 0)
+    return f"{kind}:{visible[index] if index < len(visible) else index}"
+
+
 @contextmanager
 def device_lock(device: str, progress: Progress | None = None) -> Iterator[None]:
     """Hold the machine-wide lock of ``device``, waiting for it as long as needed.
@@ -27,7 +37,7 @@ def device_lock(device: str, progress: Progress | None = None) -> Iterator[None]
     with suppress(FileExistsError):
         directory.mkdir()
         directory.chmod(0o1777)
-    descriptor = _open(directory / f"{device}.lock")
+    descriptor = _open(directory / f"{physical_device(device)}.lock")
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

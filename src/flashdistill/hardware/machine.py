@@ -1,15 +1,18 @@
-"""What this machine is, which of its CPUs a measurement uses, and how busy it is now."""
+"""What this machine is, which of its CPUs a measurement uses, and how busy it is now.
+
+What the system does not tell is None, or left out: none of it is needed to measure.
+"""
 
 from __future__ import annotations
 
 import importlib.metadata
 import os
 import platform
+import subprocess
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-
-import psutil
 
 from flashdistill.core.errors import TargetError
 from flashdistill.core.files import content_key
@@ -23,12 +26,15 @@ _INSTRUCTIONS = (
     "avx512f",
     "avx512_vnni",
     "avx512_bf16",
+    "avx512_fp16",
     "avx_vnni",
     "amx_tile",
     "amx_bf16",
+    "amx_fp16",
     "amx_int8",
     "asimd",
     "asimddp",
+    "asimdhp",
     "bf16",
     "i8mm",
     "sve",
@@ -47,6 +53,8 @@ def fingerprint() -> Facts:
     ``machine_id`` is short and depends on the hardware alone: CPU model, instruction sets, number
     of CPUs. It stays the same over reboots and upgrades of software.
     """
+    import psutil  # here, because runners that never ask should not hold it in memory
+
     hardware: Facts = {
         "cpu_model": cpu_model(),
         "cpu_count": os.cpu_count() or 1,
@@ -90,10 +98,7 @@ def instruction_sets() -> list[str]:
 
 def huge_pages() -> str:
     """The kernel's mode of transparent huge pages: ``always``, ``madvise``, ``never`` or ``unknown``."""
-    try:
-        modes = Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text(encoding="ascii")
-    except OSError:
-        return "unknown"
+    modes = _read("/sys/kernel/mm/transparent_hugepage/enabled")
     return modes.partition("[")[2].partition("]")[0] or "unknown"
 
 
@@ -102,6 +107,67 @@ def allowed_cpus() -> list[int]:
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))
+
+
+def core_count(cpus: Iterable[int]) -> int:
+    """The number of physical cores that these CPUs belong to."""
+    return len({_core_of(cpu) for cpu in cpus})
+
+
+def cpu_quota() -> float | None:
+    """The CPUs' worth of time that the control group of this process may use; None: no limit.
+
+    A process that has used it up is stopped until the next period, in the midst of a measurement.
+    """
+    words = _read("/sys/fs/cgroup/cpu.max").split()
+    if not words:  # version 1 of control groups
+        words = [_read(f"/sys/fs/cgroup/cpu/cpu.cfs_{name}_us") for name in ("quota", "period")]
+    try:
+        quota, period = map(int, words)
+    except ValueError:  # "max", or no control groups
+        return None
+    return quota / period if quota > 0 and period > 0 else None
+
+
+def frequency_control() -> dict[str, str | bool]:
+    """Who decides the clock rate: ``driver``, ``governor``, whether there is ``turbo``; what is readable."""
+    found: dict[str, str | bool] = {}
+    for name in ("driver", "governor"):
+        if text := _read(f"/sys/devices/system/cpu/cpu0/cpufreq/scaling_{name}"):
+            found[name] = text
+    switches = {"intel_pstate/no_turbo": "0", "cpufreq/boost": "1"}
+    for switch, on in switches.items():
+        if text := _read(f"/sys/devices/system/cpu/{switch}"):
+            found["turbo"] = text == on
+    return found
+
+
+def clock_source() -> str | None:
+    """What the kernel tells the time by, e.g. ``tsc``."""
+    return _read("/sys/devices/system/clocksource/clocksource0/current_clocksource") or None
+
+
+def is_virtual() -> bool:
+    """Whether a hypervisor says that it runs this machine."""
+    return "hypervisor" in _cpuinfo("flags").split()
+
+
+def gpus() -> list[Facts]:
+    """NVIDIA accelerators: ``name`` and, where the driver's tool tells, ``memory_bytes``, ``driver``, ``capability``.
+
+    All that the machine has, whether this process may use them or not.
+    """
+    query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version,compute_cap", "--format=csv,noheader,nounits"]
+    try:
+        told = subprocess.run(query, capture_output=True, text=True, check=True, timeout=30).stdout
+    except (OSError, subprocess.SubprocessError):  # containers may have the driver without the tool
+        return [{"name": model} for model in _driver_models()]
+    rows = [[word.strip() for word in line.split(",")] for line in told.splitlines() if line.count(",") == 3]
+    return [
+        {"name": name, "memory_bytes": int(mebibytes) * 2**20, "driver": driver, "capability": capability}
+        for name, mebibytes, driver, capability in rows
+        if mebibytes.isdigit()
+    ]
 
 
 def choose_cpus(threads: int) -> list[int]:
@@ -168,16 +234,15 @@ def contention(seconds: float = 0.2) -> Contention:
 
 def stalled_share() -> float | None:
     """``some avg10`` of ``/proc/pressure/cpu`` as a fraction; None where there is none."""
-    try:
-        words = Path("/proc/pressure/cpu").read_text(encoding="ascii").split()
-    except OSError:  # kernels without, or started without, pressure-stall information
-        return None
+    words = _read("/proc/pressure/cpu").split()  # not every kernel has it, or was started with it
     averages = [word.partition("=")[2] for word in words if word.startswith("avg10=")]
     return float(averages[0]) / 100 if averages else None
 
 
 def _cpu_ticks() -> tuple[float, float]:
     """All CPU seconds since the start of the machine, and those stolen by the hypervisor."""
+    import psutil
+
     times = psutil.cpu_times()
     return sum(times[:8]), getattr(times, "steal", 0.0)
 
@@ -197,8 +262,21 @@ def _cpuinfo(field: str) -> str:
 
 def _core_of(cpu: int) -> str:
     """A name that the hardware threads of one core share."""
-    path = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+    return _read(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list") or str(cpu)
+
+
+def _driver_models() -> list[str]:
+    """The accelerators' names as the kernel's driver lists them."""
+    found = []
+    for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
+        models = [line.partition(":")[2].strip() for line in _read(path).splitlines() if line.startswith("Model:")]
+        found += models or ["NVIDIA"]
+    return found
+
+
+def _read(path: str | Path) -> str:
+    """A small file of the kernel's without its last line's end; empty where it cannot be read."""
     try:
-        return path.read_text(encoding="ascii").strip()
+        return Path(path).read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
-        return str(cpu)
+        return ""

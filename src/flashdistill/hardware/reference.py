@@ -7,7 +7,8 @@ from pathlib import Path
 
 from flashdistill.core.errors import TargetError
 from flashdistill.core.files import read_json, write_json
-from flashdistill.hardware.cache import artifact_bytes
+from flashdistill.hardware.artifacts import artifact_bytes
+from flashdistill.hardware.cache import serving_identity
 from flashdistill.hardware.machine import Facts
 from flashdistill.hardware.settings import TargetSettings
 
@@ -19,7 +20,7 @@ class ReferenceLatency:
         path: the file; need not exist yet.
         settings: the target.
         artifact: the reference model.
-        machine: this machine's `fingerprint`.
+        machine: the facts of the machine that serves.
     """
 
     def __init__(self, path: Path, settings: TargetSettings, artifact: Path, machine: Facts):
@@ -49,9 +50,7 @@ class ReferenceLatency:
         """What the value depends on: the model's graph, not its weights, hence its size."""
         return {
             **self._settings.identity(),
-            "runtime_version": self._machine.get(self._settings.runtime, ""),
-            "machine_id": self._machine["machine_id"],
-            "cpu_model": self._machine["cpu_model"],
+            **serving_identity(self._machine, self._settings.runtime),
             "artifact_bytes": artifact_bytes(self._artifact),
         }
 

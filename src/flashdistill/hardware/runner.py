@@ -2,16 +2,17 @@
 
     python -P -m flashdistill.hardware.runner '{"settings": {…}, "cpus": [1]}'
 
-Commands come as JSON lines on standard input, one JSON line answers each on standard output:
+Its commands, each a JSON line with one line in answer (`flashdistill.hardware.lines`):
 
-    {"do": "load", "artifact": path}                 → {"seconds": s}
-    {"do": "infer", "inputs": npz, "outputs": npz}   → {}; the inputs stay for `run`
-    {"do": "run", "count": n}                        → {"wall_ns": […], "cpu_ns": […]}
-    {"do": "statistics"}                             → {"peak_memory_bytes": …, **description}
+    {"do": "prepare", "artifact": path, "directory": path}  → {"artifact": path, "seconds": s}
+    {"do": "load", "artifact": path}                        → {"seconds": s, "artifact_bytes": …}
+    {"do": "infer", "inputs": arrays}                       → {"outputs": arrays}; the inputs stay for `run`
+    {"do": "run", "count": n}                               → {"wall_ns": […], "cpu_ns": […]}
+    {"do": "statistics"}                                    → {"peak_memory_bytes": …, **description}
 
-A failure answers ``{"error": message}`` and the process goes on. The end of standard input ends
-it, so no runner outlives its session. It is small and free of torch: it must start quickly, and
-an empty runner is the zero of the memory measurement.
+A failure answers ``{"error": message}`` and the process goes on; with its coordinator it ends. It
+is small and free of torch: it must start quickly, and an empty runner is the zero of the memory
+measurement.
 """
 
 from __future__ import annotations
@@ -20,73 +21,117 @@ import contextlib
 import gc
 import json
 import os
+import shutil
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
+
+from flashdistill.core.files import read_json, write_json
+from flashdistill.hardware.artifacts import artifact_bytes, told_when_full
+from flashdistill.hardware.lines import Answer, Commands, converse, pack, unpack
 
 
 class Runner:
     """Answers the commands for one target."""
 
     def __init__(self, settings: dict[str, Any], cpus: list[int]):
-        import numpy as np
-
         from flashdistill.core.registry import load
         from flashdistill.hardware.settings import TARGETS, TargetSettings
 
-        self._numpy = np
         parsed = TargetSettings.model_validate(settings)
         self._target = load(TARGETS, parsed.runtime, "runtime")(parsed)
         self._inputs: dict[str, Any] = {}
         self._cpus = cpus
         self._empty_bytes = 0
+        self._peak_bytes: int | None = None
 
-    def load(self, artifact: str) -> dict[str, Any]:
-        if self._cpus and hasattr(os, "sched_setaffinity"):
-            # Now, so that two runners can start side by side on all CPUs, and before the runtime
-            # makes its threads, which inherit the pinning.
-            os.sched_setaffinity(0, self._cpus)
-        self._empty_bytes = reset_peak_memory()
+    def prepare(self, artifact: str, directory: str) -> Answer:
+        """What the runtime makes of a model, in ``directory``; from there where it was made before.
+
+        A mark beside the directory, written last, tells what is complete. The files are not moved
+        afterwards: what a runtime keeps may name its own place.
+        """
+        place, mark = Path(directory), Path(f"{directory}.json")
+        if mark.exists():
+            kept = read_json(mark)
+            return {"artifact": str(place / kept["artifact"]), "seconds": kept["seconds"]}
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir(parents=True)
+        start = time.perf_counter()
+        with told_when_full(place):
+            prepared = self._target.prepare(Path(artifact), place)
+        seconds = time.perf_counter() - start
+        if prepared == Path(artifact):
+            shutil.rmtree(place)
+        else:
+            write_json(mark, {"artifact": prepared.relative_to(place).as_posix(), "seconds": seconds})
+        return {"artifact": str(prepared), "seconds": seconds}
+
+    def load(self, artifact: str) -> Answer:
+        self._empty_bytes, self._peak_bytes = reset_peak_memory(), None
         start = time.perf_counter()
         self._target.load(Path(artifact))
-        return {"seconds": time.perf_counter() - start}
+        seconds = time.perf_counter() - start
+        # Not before, so that two runners can start and load side by side on all CPUs.
+        pin_all_threads(self._cpus)
+        return {"seconds": seconds, "artifact_bytes": artifact_bytes(Path(artifact))}
 
-    def infer(self, inputs: str, outputs: str) -> dict[str, Any]:
-        with self._numpy.load(inputs, allow_pickle=False) as arrays:
-            self._inputs = {name: arrays[name] for name in arrays.files}
-        results = self._target.infer(self._inputs)
-        self._numpy.savez(outputs, *results)
-        return {}
+    def infer(self, inputs: str) -> Answer:
+        self._inputs = unpack(inputs)
+        outputs = self._target.infer(self._inputs)
+        if self._peak_bytes is None:  # before the answer is packed, which takes memory that serving does not
+            self._peak_bytes = peak_memory_bytes()
+        return {"outputs": pack(outputs)}
 
-    def run(self, count: int) -> dict[str, Any]:
+    def run(self, count: int) -> Answer:
         """Wall and CPU nanoseconds of ``count`` consecutive calls; CPU time is of all threads."""
-        infer, inputs = self._target.infer, self._inputs
-        wall, cpu = [0] * count, [0] * count
         gc.collect()
         gc.disable()
         try:
-            for index in range(count):
-                wall_start, cpu_start = time.perf_counter_ns(), time.process_time_ns()
-                infer(inputs)
-                cpu[index] = time.process_time_ns() - cpu_start
-                wall[index] = time.perf_counter_ns() - wall_start
+            wall, cpu = self._time(count)
         finally:
             gc.enable()
         return {"wall_ns": wall, "cpu_ns": cpu}
 
-    def statistics(self) -> dict[str, Any]:
-        peak = max(0, peak_memory_bytes() - self._empty_bytes)
-        return {**self._target.describe(), "peak_memory_bytes": peak}
+    def statistics(self) -> Answer:
+        peak = peak_memory_bytes() if self._peak_bytes is None else self._peak_bytes
+        # What an accelerator holds is its own account; the process beside it says little about the model.
+        described = {"device_peak_memory_bytes": max(0, peak - self._empty_bytes)} | self._target.describe()
+        return {**described, "peak_memory_bytes": described.pop("device_peak_memory_bytes")}
 
-    def commands(self) -> dict[str, Callable[..., dict[str, Any]]]:
+    def commands(self) -> Commands:
         return {
+            "prepare": self.prepare,
             "load": self.load,
             "infer": self.infer,
             "run": self.run,
             "statistics": self.statistics,
         }
+
+    def _time(self, count: int) -> tuple[list[int], list[int]]:
+        if self._target.device_call is not None:
+            from flashdistill.hardware.device_timing import time_device_calls
+
+            return time_device_calls(self._target.device_call, count)
+        infer, inputs = self._target.infer, self._inputs
+        wall, cpu = [0] * count, [0] * count
+        for index in range(count):
+            wall_start, cpu_start = time.perf_counter_ns(), time.process_time_ns()
+            infer(inputs)
+            cpu[index] = time.process_time_ns() - cpu_start
+            wall[index] = time.perf_counter_ns() - wall_start
+        return wall, cpu
+
+
+def pin_all_threads(cpus: list[int]) -> None:
+    """Keep this process on some CPUs: the threads that it has, and those that they will make."""
+    if not cpus or not hasattr(os, "sched_setaffinity"):
+        return
+    tasks = Path("/proc/self/task")
+    for thread in [int(task.name) for task in tasks.iterdir()] if tasks.is_dir() else [0]:
+        with contextlib.suppress(ProcessLookupError):  # it has just ended
+            os.sched_setaffinity(thread, cpus)
 
 
 def _status_bytes(field: str) -> int:
@@ -113,37 +158,10 @@ def reset_peak_memory() -> int:
     return peak_memory_bytes()
 
 
-def take_standard_output() -> TextIO:
-    """Keep standard output for answers alone; whatever else writes there goes to standard error."""
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
-    os.dup2(2, 1)
-    return answers
-
-
-def serve(commands: dict[str, Callable[..., dict[str, Any]]], requests: TextIO, answers: TextIO) -> None:
-    """Answer requests until the end of the stream."""
-    for line in requests:
-        request = json.loads(line)
-        try:
-            answer = commands[request.pop("do")](**request)
-        except Exception as error:  # every failure is the session's to judge
-            answer = {"error": str(error) or type(error).__name__}
-        answers.write(json.dumps(answer) + "\n")
-        answers.flush()
-
-
 def main() -> None:
-    answers = take_standard_output()
     arguments = json.loads(sys.argv[1])
-    try:
-        runner = Runner(arguments["settings"], arguments["cpus"])
-    except Exception as error:
-        answers.write(json.dumps({"error": str(error)}) + "\n")
-        answers.flush()
-        return
-    answers.write(json.dumps({"ready": True}) + "\n")
-    answers.flush()
-    serve(runner.commands(), sys.stdin, answers)
+    converse(lambda _: Runner(arguments["settings"], arguments["cpus"]).commands())
+    os._exit(0)  # taking a runtime and its model apart would cost every pass of a measurement half a second
 
 
 if __name__ == "__main__":

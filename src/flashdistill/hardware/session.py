@@ -11,48 +11,55 @@ undisturbed, CPU time and wall time of such a process are the same number, but a
 the CPU away adds to wall time alone, so on a loaded machine the CPU ratio is several times
 tighter. With several threads CPU time would count those that wait for each other, and on an
 accelerator it says nothing: there the ratio is taken from wall time. Both are always reported.
+
+Everything that has to happen on the machine that serves goes through a `Host`: this machine, or
+with ``target.host`` another one. The machine in a measurement's environment and in its key is that one.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
+
+from flashdistill.core.architecture import Architecture, StudentFamily
 from flashdistill.core.errors import TargetError
-from flashdistill.core.measurement import METRICS, Measurement
+from flashdistill.core.measurement import Measurement
 from flashdistill.core.progress import Progress, Silent
 from flashdistill.core.seeds import derive_seed
-from flashdistill.hardware.cache import MeasurementCache, artifact_bytes
-from flashdistill.hardware.device_lock import device_lock
-from flashdistill.hardware.machine import choose_cpus, fingerprint
-from flashdistill.hardware.parity import Expected, check_parity
-from flashdistill.hardware.protocol import Comparison, Timer, compare
+from flashdistill.hardware.cache import MeasurementCache, measurement_key
+from flashdistill.hardware.hosts import Host, LocalHost
+from flashdistill.hardware.lines import RunnerDiedError
+from flashdistill.hardware.parity import Expected
+from flashdistill.hardware.peaks import PeakRequest, Peaks, measure_on
+from flashdistill.hardware.protocol import Comparison, Patience, Timer, compare
+from flashdistill.hardware.readings import readings, rescaled
 from flashdistill.hardware.reference import ReferenceLatency
-from flashdistill.hardware.runner_process import STEADY_MEMORY, RunnerDiedError, RunnerProcess
+from flashdistill.hardware.samples import write_samples
+from flashdistill.hardware.serving import ModelServer, ServedModel, load_model
 from flashdistill.hardware.settings import TargetSettings
-from flashdistill.hardware.statistics import Clock, percentiles
+from flashdistill.hardware.ssh import SshHost
+from flashdistill.hardware.statistics import Clock
 
 Facts = dict[str, str | int | float | bool | None]
+Serve = Callable[[Mapping[str, np.ndarray]], Sequence[np.ndarray]]
 
 
 @dataclass(frozen=True)
-class _Checked:
-    """What loading the candidate once has told."""
-
-    description: dict[str, Any]
-    peak_memory_bytes: int
-    load_seconds: float
-    parity_error: float
-
-    @property
-    def cpu_bound(self) -> bool:
-        return bool(self.description["cpu_bound"])
+class _Timed:
+    comparison: Comparison
+    candidate: Timer
+    reference: Timer
+    clock: Clock
 
 
 class MeasurementSession:
@@ -65,10 +72,19 @@ class MeasurementSession:
         settings: the target.
         reference_artifact: the baseline, exported for the target.
         work_directory: for the reference's latency (``reference.json``, which a resumed run
-            needs), logs and scratch files.
+            needs), what the runtime made of the reference, raw samples, logs and scratch files.
         seed: decides which of the two models comes first in a measurement.
         progress: told when a measurement has to wait for another one.
         cache: where measurements are kept for other runs; see `recall`.
+        min_calls: timed calls of a candidate that are wanted, for its percentiles.
+
+    Raises:
+        TargetError: the host cannot be reached, or has too few CPUs.
+
+    Attributes:
+        host: where it is measured.
+        machine: the host's facts.
+        cpus: the host's CPUs that models are pinned to.
     """
 
     def __init__(
@@ -80,60 +96,69 @@ class MeasurementSession:
         *,
         progress: Progress | None = None,
         cache: MeasurementCache | None = None,
+        min_calls: int = 0,
     ):
         self.settings = settings
-        self.cpus = choose_cpus(settings.threads)
-        self.machine = fingerprint()
-        self._reference_artifact = Path(reference_artifact)
         self._seed = seed
         self._progress = progress or Silent()
-        self._cache = cache
+        self._cache, self._min_calls = cache, min_calls
+        self._samples = Path(work_directory, "samples")
         self._scratch = Path(work_directory, "scratch")
-        self._reference = ReferenceLatency(
-            Path(work_directory, "reference.json"), settings, self._reference_artifact, self.machine
-        )
+        self.host = self._connect(Path(work_directory))
+        try:
+            self.machine = self.host.facts(settings.device)
+            self.cpus = self.host.choose_cpus(settings.threads)
+        except BaseException:
+            self.host.close()
+            raise
+        reference = Path(reference_artifact)
+        self._models = ModelServer(self.host, self.machine, self.cpus, self._scratch, (reference, settings))
+        self._reference = ReferenceLatency(Path(work_directory, "reference.json"), settings, reference, self.machine)
 
     def measure(
         self, name: str, artifact: Path, expected: Expected, *, final: bool = False, key: str | None = None
     ) -> dict[str, Measurement]:
         """Check an exported model against ``expected``, then time it against the reference.
 
-        Returns ``latency_ms``, ``peak_memory_bytes`` and ``artifact_bytes``. The latency's
-        details: ``ratio`` with ``ratio_low`` and ``ratio_high`` (95 %), ``cpu_ratio``,
-        ``wall_ratio``, ``clock`` (which of them counts), ``p50_ms``, with enough calls ``p90_ms``
-        and ``p99_ms`` (all three on that clock), ``wall_p50_ms``, ``rounds``, ``passes``,
-        ``interrupted_rounds``, ``waited_seconds``, ``noisy``, ``reference_ms`` (the study's) and
-        ``reference_now_ms`` (during this measurement), ``parity_error``, ``load_seconds``.
+        Returns what `readings` gives, ``peak_memory_bytes`` and ``artifact_bytes`` (of what the
+        runtime loads). Further details of the latency: ``parity_error``, and what the phases cost:
+        ``prepare_seconds``, ``load_seconds``, ``parity_seconds`` (starting, loading, answering
+        once), ``measure_seconds``. The raw samples are in ``samples/`` of the work directory.
 
         Args:
             name: the architecture, for messages.
             final: measure to ``final_tolerance``, for models that are delivered.
-            key: the name under which a result that is not noisy is kept in the cache.
+            key: the name under which a result that is not noisy is kept in the cache; see `key`.
 
         Raises:
-            TargetError: the runtime refuses the model; its outputs are wrong (the message begins
-                with ``export:``); its process died twice; the study's reference was measured on
-                another machine or target.
+            TargetError: the runtime refuses the model, or its outputs are wrong (the messages
+                begin with ``export:``); its process or the connection to it died twice; the
+                study's reference was measured on another machine or target.
         """
         shape = (self.settings.batch_size, self.settings.sequence_length)
         assert all(value.shape == shape for value in expected.inputs.values()), "inputs of another shape"
-        with device_lock(self.settings.device, self._progress):
+        try:
+            measured = self._measure(name, artifact, expected, final)
+        except RunnerDiedError as first:
+            self._progress.message(f"{name}: {first}; measuring it again")
             try:
                 measured = self._measure(name, artifact, expected, final)
-            except RunnerDiedError as first:
-                self._progress.message(f"{name}: {first}; measuring it again")
-                try:
-                    measured = self._measure(name, artifact, expected, final)
-                except RunnerDiedError as second:
-                    raise TargetError(f"{self.settings.runtime} on {name}: {second}, for the second time") from second
+            except RunnerDiedError as second:
+                raise TargetError(f"{self.settings.runtime} on {name}: {second}, for the second time") from second
         if self._cache is not None and key is not None and not measured["latency_ms"].details["noisy"]:
             self._cache.put(key, measured)
         return measured
 
+    def key(
+        self, architecture: Architecture, family: StudentFamily, baseline: tuple[Architecture, StudentFamily]
+    ) -> str:
+        """The name of a measurement of this session in a cache that other machines' sessions may share."""
+        return measurement_key(architecture, family, baseline, self.settings, self.machine)
+
     def recall(self, key: str, *, final: bool = False) -> dict[str, Measurement] | None:
         """A measurement of an earlier run from the cache, in terms of this study's reference.
 
-        None where there is none, or where it was not precise enough. A study that has no
+        None where there is none, or where it was not precise enough, or of too few calls. A study that has no
         reference latency yet adopts the one behind the recalled value, so that what is measured
         later can be compared with it.
         """
@@ -142,20 +167,15 @@ class MeasurementSession:
             return None
         latency = stored["latency_ms"]
         ratio, high, then = (float(latency.details[name] or 0) for name in ("ratio", "ratio_high", "reference_ms"))
-        if math.log(high / ratio) > self._tolerance(final):
+        if math.log(high / ratio) > self._tolerance(final) or stored["latency_p50_ms"].samples < self._min_calls:
             return None
         now = self.reference_ms
         if now is None:
             self._reference.keep(then, {"adopted_from": key})
             now = then
-        scale = now / then
-        stored["latency_ms"] = dataclasses.replace(
-            latency,
-            value=latency.value * scale,
-            stderr=None if latency.stderr is None else latency.stderr * scale,
-            details={**latency.details, "reference_ms": now, "recalled": True},
-        )
-        return stored
+        stored = rescaled(stored, now / then)
+        latency = stored["latency_ms"]
+        return {**stored, "latency_ms": dataclasses.replace(latency, details={**latency.details, "recalled": True})}
 
     @property
     def reference_ms(self) -> float | None:
@@ -166,8 +186,54 @@ class MeasurementSession:
         """
         return self._reference.milliseconds
 
+    def prepare(self, name: str, artifact: Path, directory: Path) -> Path:
+        """What the runtime makes of an exported model, for delivery.
+
+        Returns it in the local ``directory``, which is made or replaced; ``artifact`` itself where
+        the runtime serves it as it was exported.
+
+        Raises:
+            TargetError: the runtime cannot prepare it, or its process died.
+        """
+        with self._died_is_failure(name), self.host.locked(self.settings.device):
+            model = self._models.make_ready(name, artifact, self.settings)
+            return artifact if model.as_exported else self.host.fetch(model.path, directory)
+
+    @contextmanager
+    def serving(self, name: str, artifact: Path, settings: TargetSettings | None = None) -> Iterator[Serve]:
+        """Answers of a model on the target: a function of inputs ``[batch, sequence]`` by name.
+
+        It keeps the device's lock, because its work would disturb a measurement there; nothing
+        else of this session may be called meanwhile.
+
+        Args:
+            settings: of the same runtime and host, for another batch size or sequence length.
+
+        Raises:
+            TargetError: the runtime cannot serve the model, or its process died, also in a call.
+        """
+        settings = settings or self.settings
+        with self._died_is_failure(name), self.host.locked(settings.device):
+            model = self._models.make_ready(name, artifact, settings)
+            with self._models.runner("serving", settings) as runner:
+                runner.wait_until_ready()
+                load_model(runner, name, model)
+                yield runner.infer
+
+    def measure_peaks(self, request: PeakRequest) -> Peaks:
+        """What the host's device can do at best, undisturbed by measurements.
+
+        Raises:
+            TargetError: it cannot be measured there.
+        """
+        with self._died_is_failure("peaks"), self.host.locked(self.settings.device):
+            return measure_on(self.host, request, self._scratch / "peaks.log")
+
     def close(self) -> None:
-        """Delete the scratch files; no process outlives a call of `measure`."""
+        """Delete scratch files and candidates here and there, leave the host."""
+        with suppress(RunnerDiedError, TargetError):  # a host that cannot be reached forgets by itself
+            self._models.forget_candidate()
+        self.host.close()
         shutil.rmtree(self._scratch, ignore_errors=True)
 
     def __enter__(self) -> Self:
@@ -176,75 +242,91 @@ class MeasurementSession:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _connect(self, work_directory: Path) -> Host:
+        if self.settings.host is None:
+            return LocalHost(work_directory / "serving", self._progress)
+        return SshHost(self.settings.host, self.settings.python, work_directory, self._progress)
+
     def _measure(self, name: str, artifact: Path, expected: Expected, final: bool) -> dict[str, Measurement]:
-        checked = self._check(name, artifact, expected)
+        with self.host.locked(self.settings.device):
+            reference = self._models.make_ready("the reference", *self._models.reference)
+            candidate = self._models.make_ready(name, artifact, self.settings)
+            checked = self._models.check(name, candidate, expected, self.settings, trained=final)
+            start = time.monotonic()
+            timed = self._time(name, candidate, reference, checked.cpu_bound, expected, final)
+            costs = {
+                "prepare_seconds": candidate.prepare_seconds,
+                "load_seconds": checked.load_seconds,
+                "parity_seconds": checked.seconds,
+                "measure_seconds": time.monotonic() - start,
+            }
+        environment = self._environment(checked.description)
+        self._keep_samples(name, timed, environment, final)
+        sizes = {"peak_memory_bytes": checked.peak_memory_bytes, "artifact_bytes": checked.artifact_bytes}
+        found = readings(
+            timed.comparison,
+            timed.candidate,
+            timed.reference,
+            timed.clock,
+            self._studys_reference(timed),
+            environment,
+            {"parity_error": checked.parity_error, **costs},
+        )
+        for metric, size in sizes.items():
+            found[metric] = dataclasses.replace(Measurement.of(metric, size), environment=environment)
+        return found
+
+    def _time(
+        self,
+        name: str,
+        candidate_model: ServedModel,
+        reference_model: ServedModel,
+        cpu_bound: bool,
+        expected: Expected,
+        final: bool,
+    ) -> _Timed:
         # One thread that computes all the time; see the module's docstring.
-        clock: Clock = "cpu" if checked.cpu_bound and self.settings.threads == 1 else "wall"
+        clock: Clock = "cpu" if cpu_bound and self.settings.threads == 1 else "wall"
         usual_share = 1.0 if self.settings.threads == 1 else 0.0
         precision = self.settings.measurement
-        candidate, reference = (Timer(checked.cpu_bound, usual_share, precision.block_ms) for _ in range(2))
+        candidate, reference = (Timer(cpu_bound, usual_share, precision.block_ms) for _ in range(2))
         comparison = compare(
-            lambda: self._pair(artifact, expected),
+            lambda: self._models.pair(candidate_model, reference_model, expected.inputs, self.settings),
             candidate,
             reference,
             precision,
             clock,
             tolerance=self._tolerance(final),
             candidate_first=derive_seed(self._seed, "order", name) % 2 == 0,
+            patience=Patience(precision.patience_seconds, self.host.is_busy),
+            min_calls=self._min_calls,
         )
-        now = reference.latency(clock)
-        reference_ms = self.reference_ms
-        if reference_ms is None:
-            reference_ms = now.mean
-            self._reference.keep(now.mean, {"stderr_ms": now.stderr, "passes": now.samples, "clock": clock})
-        environment = self._environment(checked.description)
-        details = {
-            **_ratio_details(comparison, candidate, clock),
-            "reference_ms": reference_ms,
-            "reference_now_ms": now.mean,
-            "parity_error": checked.parity_error,
-            "load_seconds": checked.load_seconds,
-        }
-        value = reference_ms * math.exp(comparison.log_ratio.mean)
-        # The reference's own error is left out: it is the same factor in every latency of the
-        # study and cancels in every comparison.
-        stderr = value * comparison.log_ratio.stderr
-        return {
-            "latency_ms": Measurement("latency_ms", value, "ms", stderr, comparison.rounds, environment, details),
-            "peak_memory_bytes": _exact("peak_memory_bytes", checked.peak_memory_bytes, environment),
-            "artifact_bytes": _exact("artifact_bytes", artifact_bytes(artifact), environment),
-        }
+        return _Timed(comparison, candidate, reference, clock)
 
-    def _check(self, name: str, artifact: Path, expected: Expected) -> _Checked:
-        """Load the candidate in a process of its own, compare its answers, note its memory."""
-        with self._runner("candidate") as runner:
-            runner.wait_until_ready()
-            try:
-                load_seconds = runner.load(artifact)
-                outputs = runner.infer(expected.inputs)
-            except TargetError as failure:
-                raise TargetError(f"export: {name}: {failure}") from failure
-            parity_error = check_parity(name, outputs, expected.outputs)
-            description = runner.statistics()
-            return _Checked(description, description.pop("peak_memory_bytes"), load_seconds, parity_error)
+    def _studys_reference(self, timed: _Timed) -> float:
+        """Milliseconds; the first measurement fixes them."""
+        if self.reference_ms is None:
+            now = timed.reference.latency(timed.clock)
+            self._reference.keep(now.mean, {"stderr_ms": now.stderr, "passes": now.samples, "clock": timed.clock})
+        assert self.reference_ms is not None
+        return self.reference_ms
+
+    def _keep_samples(self, name: str, timed: _Timed, environment: Facts, final: bool) -> None:
+        file = re.sub(r"[^\w.-]", "_", name) + ("-final" if final else "") + ".parquet"
+        metadata = {
+            "architecture": name,
+            "settings": self.settings.model_dump(mode="json"),
+            "environment": environment,
+            "clock": timed.clock,
+        }
+        write_samples(self._samples / file, timed.comparison.attempts, metadata)
 
     @contextmanager
-    def _pair(self, artifact: Path, expected: Expected) -> Iterator[tuple[RunnerProcess, RunnerProcess]]:
-        """The candidate and the reference in new processes, started side by side."""
-        with (
-            self._runner("candidate", STEADY_MEMORY) as candidate,
-            self._runner("reference", STEADY_MEMORY) as reference,
-        ):
-            candidate.wait_until_ready()
-            reference.wait_until_ready()
-            for runner, model in ((candidate, artifact), (reference, self._reference_artifact)):
-                runner.load(model)
-                runner.infer(expected.inputs)
-            yield candidate, reference
-
-    def _runner(self, role: str, variables: Mapping[str, str] | None = None) -> RunnerProcess:
-        self._scratch.mkdir(parents=True, exist_ok=True)
-        return RunnerProcess(self.settings, self.cpus, self._scratch, role, variables)
+    def _died_is_failure(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except RunnerDiedError as error:
+            raise TargetError(f"{self.settings.runtime} on {name}: {error}") from error
 
     def _tolerance(self, final: bool) -> float:
         precision = self.settings.measurement
@@ -254,31 +336,9 @@ class MeasurementSession:
         return {
             **self.machine,
             **description,
+            **({"host": self.settings.host} if self.settings.host else {}),
             "device": self.settings.device,
             "batch_size": self.settings.batch_size,
             "sequence_length": self.settings.sequence_length,
             "pinned_cpus": ",".join(map(str, self.cpus)),
         }
-
-
-def _ratio_details(comparison: Comparison, candidate: Timer, clock: Clock) -> Facts:
-    estimate = comparison.log_ratio
-    return {
-        "ratio": math.exp(estimate.mean),
-        "ratio_low": math.exp(estimate.mean - estimate.half_width),
-        "ratio_high": math.exp(estimate.mean + estimate.half_width),
-        "cpu_ratio": comparison.ratio("cpu"),
-        "wall_ratio": comparison.ratio("wall"),
-        "clock": clock,
-        **percentiles(candidate.times(clock)),
-        "wall_p50_ms": percentiles(candidate.times("wall"))["p50_ms"],
-        "passes": len(comparison.passes),
-        "rounds": comparison.rounds,
-        "interrupted_rounds": comparison.interrupted,
-        "waited_seconds": comparison.waited_seconds,
-        "noisy": comparison.noisy,
-    }
-
-
-def _exact(name: str, value: float, environment: Facts) -> Measurement:
-    return Measurement(name, value, METRICS[name][0], environment=environment)

@@ -2,15 +2,17 @@
 
 A block is a short run of calls of one model. A round is a block of the candidate next to a
 block of the reference, so that both saw the same machine; its value is the logarithm of the
-ratio of their medians. The estimate is a trimmed mean over rounds (Yuen 1974): single rounds
-that were disturbed have no say in it, and its standard error comes from the winsorized variance.
+ratio of their medians. A pass is what two processes said in all their rounds: a trimmed mean
+(Yuen 1974), so that single rounds that were disturbed have no say in it. The estimate is the plain
+mean over passes with Student's interval. Trimming there too would throw away a third of five
+observations: in simulations its intervals are wider and cover less.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Literal, Self
 
@@ -19,22 +21,33 @@ from numpy.typing import NDArray
 
 Clock = Literal["cpu", "wall"]
 
-TRIMMED_SHARE = 0.2
-"""Share of the rounds that is set aside at either end."""
+TRIMMED_SHARE = 0.25
+"""Share of the rounds that is set aside at either end: of four rounds the fastest and the slowest.
+
+Where a tenth of the rounds is disturbed that lowers the error by a third; where none is, it
+raises it by less than a tenth.
+"""
 
 UNINTERRUPTED = 0.9
 """A block is quiet where its CPU time per wall time is at least this share of what is usual."""
 
-_SAMPLES_FOR_P90 = 64
-_SAMPLES_FOR_P99 = 662
+CALLS_FOR_P90 = 64
+"""Timed calls from which on the 90th percentile is reported."""
+
+CALLS_FOR_P99 = 662
+"""Timed calls from which on the 99th percentile is reported: some six of them are slower."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """Times of consecutive calls of one model in milliseconds, ``[calls]`` each."""
+    """Times of consecutive calls of one model in milliseconds, ``[calls]`` each.
+
+    ``interrupted`` says that something else ran on its CPUs meanwhile.
+    """
 
     wall_ms: NDArray[np.float64]
     cpu_ms: NDArray[np.float64]
+    interrupted: bool = False
 
     @classmethod
     def from_nanoseconds(cls, wall: Sequence[int], cpu: Sequence[int]) -> Self:
@@ -46,6 +59,9 @@ class Block:
     def median(self, clock: Clock) -> float:
         return float(np.median(self.times(clock)))
 
+    def flagged(self, interrupted: bool) -> Block:
+        return replace(self, interrupted=interrupted)
+
     @property
     def cpu_share(self) -> float:
         """CPU time per wall time: the number of busy threads while nothing interrupts them."""
@@ -54,10 +70,21 @@ class Block:
 
 @dataclass(frozen=True)
 class Round:
-    """A block of the candidate and a block of the reference, one right after the other."""
+    """A block of the candidate and a block of the reference, one right after the other.
+
+    Attributes:
+        candidate_first: the order of the two.
+        repeated: something interrupted it and it was made again, so it does not count.
+    """
 
     candidate: Block
     reference: Block
+    candidate_first: bool = True
+    repeated: bool = False
+
+    @property
+    def interrupted(self) -> bool:
+        return self.candidate.interrupted or self.reference.interrupted
 
     def log_ratio(self, clock: Clock) -> float:
         return math.log(self.candidate.median(clock) / self.reference.median(clock))
@@ -71,6 +98,22 @@ class Estimate:
     stderr: float
     half_width: float
     samples: int
+
+    def covers(self, value: float) -> bool:
+        return abs(self.mean - value) <= self.half_width
+
+    def widened(self, factor: float) -> Estimate:
+        """The same mean with a standard error and an interval that are ``factor`` times as wide."""
+        return replace(self, stderr=self.stderr * factor, half_width=self.half_width * factor)
+
+
+def plain_mean(values: Sequence[float] | NDArray[np.float64]) -> Estimate:
+    """The mean of independent values with Student's interval; infinite for fewer than two values.
+
+    Raises:
+        ValueError: there are no values.
+    """
+    return trimmed_mean(values, 0.0)
 
 
 def trimmed_mean(values: Sequence[float] | NDArray[np.float64], share: float = TRIMMED_SHARE) -> Estimate:
@@ -121,8 +164,24 @@ def student_t_95(degrees: int) -> float:
 def percentiles(times: NDArray[np.float64]) -> dict[str, float]:
     """``p50_ms`` always; ``p90_ms`` and ``p99_ms`` only where the calls suffice to know them."""
     found = {"p50_ms": float(np.quantile(times, 0.5))}
-    if len(times) >= _SAMPLES_FOR_P90:
+    if len(times) >= CALLS_FOR_P90:
         found["p90_ms"] = float(np.quantile(times, 0.9))
-    if len(times) >= _SAMPLES_FOR_P99:
+    if len(times) >= CALLS_FOR_P99:
         found["p99_ms"] = float(np.quantile(times, 0.99))
     return found
+
+
+def kendall_tau(first: Sequence[float] | NDArray[np.float64], second: Sequence[float] | NDArray[np.float64]) -> float:
+    """Kendall's tau-b of two rankings, in [-1, 1]: 1 where they agree; ties are allowed for.
+
+    NaN where one of them has no order at all: fewer than two values, or all the same.
+
+    Raises:
+        ValueError: they have different lengths.
+    """
+    if len(first) != len(second):
+        raise ValueError(f"{len(first)} and {len(second)} values cannot be ranked against each other")
+    above = np.triu_indices(len(first), 1)
+    signs = [np.sign(np.subtract.outer(values, values))[above] for values in map(np.asarray, (first, second))]
+    untied = math.sqrt(float(np.abs(signs[0]).sum() * np.abs(signs[1]).sum()))
+    return float((signs[0] * signs[1]).sum()) / untied if untied else math.nan

@@ -51,6 +51,12 @@ class Target(ABC):
         """
         self.settings = settings
 
+    @classmethod
+    def prepares(cls, settings: TargetSettings) -> bool:
+        """Whether there is anything to `prepare`; if not, no process is started for it."""
+        del settings
+        return cls.prepare is not Target.prepare
+
     def prepare(self, exported: Path, directory: Path) -> Path:
         """What is done once for a model, in a process of its own: quantising, building an engine.
 

@@ -1,0 +1,106 @@
+"""Several targets in one run: names, what is asked for, the cache, what the runtimes make of a student."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from flashdistill.config import RunConfig, load_config
+from flashdistill.core.architecture import Architecture
+from flashdistill.core.errors import TargetError
+from flashdistill.core.progress import Silent
+from flashdistill.hardware import protocol
+from flashdistill.scales import Scale, Scales
+
+CONFIG = """\
+name: small
+teacher: {model: models/teacher, vocabulary: 200}
+corpus: {source: {files: "data/*.txt"}}
+space: {num_blocks: 2, embedding_size: 8, hidden_size: [16, 32], bottleneck_size: [8, 16], num_heads: [1, 2],
+        intermediate_size: [16, 32], num_feedforward: [1, 2]}
+baseline: 32_16_2_32_2
+target:
+  runtime: fake
+  sequence_length: 16
+  measurement: {seconds: 0.1, block_ms: 1, patience_seconds: 0, tolerance: 0.9}
+further_targets: {batch4: {batch_size: 4}}
+objectives: [{maximize: mlm_accuracy}, {minimize: latency_ms}, {maximize: throughput_per_s@batch4}]
+constraints: ["latency_p90_ms@batch4 <= 9"]
+flash: {seconds: 30}
+regular: {seconds: 60}
+cache: cache
+"""
+SMALL = Architecture.parse("16_8_1_16_1")
+
+
+@pytest.fixture(autouse=True)
+def few_passes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(protocol, "MIN_PASSES", 2)
+    monkeypatch.setattr(protocol, "MIN_PASSES_IN_HASTE", 2)
+
+
+def config(*overrides: str) -> RunConfig:
+    Path("run.yaml").write_text(CONFIG, encoding="utf-8")
+    return load_config(Path("run.yaml"), overrides)
+
+
+def open_scales(loaded: RunConfig, work: str = "work") -> Scales:
+    return Scales(loaded, loaded.student_family(200), Path(work), Silent())
+
+
+def test_every_target_measures_under_its_name() -> None:
+    with open_scales(config()) as scales:
+        measured = scales.measure(SMALL)
+    first_names, further_names = (
+        {name.partition("@")[0] for name in measured if ("@" in name) == further} for further in (False, True)
+    )
+    assert first_names | {"latency_p90_ms"} == further_names
+    assert all(one.name == name for name, one in measured.items())
+    first, second = measured["latency_ms"], measured["latency_ms@batch4"]
+    assert (first.environment["batch_size"], second.environment["batch_size"]) == (1, 4)
+    assert measured["throughput_per_s@batch4"].value == pytest.approx(4000 / second.value)
+    assert measured["flops@batch4"].value == 4 * measured["flops"].value
+    assert measured["flops_utilization"].value > 0
+    for phase in ("export", "load", "parity", "measure"):
+        assert isinstance(first.details[f"{phase}_seconds"], float)
+    assert Path("work/reference.json").exists()
+    assert Path("work/batch4/reference.json").exists()
+    assert len(list(Path("work/batch4").rglob("*.parquet"))) == 1
+
+
+def test_what_is_asked_for_is_measured_until_it_is_there() -> None:
+    with open_scales(config()) as scales:
+        first, further = scales.all
+        assert further.asked == {"throughput_per_s", "latency_p90_ms"}
+        assert "latency_p90_ms@batch4" in scales.measure(SMALL)
+        assert first.asked == {"latency_ms"}
+
+
+def test_what_cannot_be_had_is_said() -> None:
+    asked = config('constraints=["latency_p99_ms <= 9"]', "target.measurement.seconds=0.01")
+    with open_scales(asked) as scales, pytest.raises(TargetError, match=r"latency_p99_ms.*measurement\.seconds"):
+        scales.measure(SMALL)
+
+
+def test_another_run_recalls_what_is_known() -> None:
+    loaded = config()
+    with open_scales(loaded, "one") as scales:
+        measured = scales.measure(SMALL)
+    with open_scales(loaded, "two") as scales:
+        recalled = scales.measure(SMALL)
+    assert recalled["latency_ms"].details["recalled"] is True
+    for name, one in measured.items():
+        assert recalled[name].value == pytest.approx(one.value), name
+
+
+def test_parts_of_students_are_weighed_on_the_same_scale() -> None:
+    loaded = config()
+    family = loaded.student_family(200)
+    scale = Scale(loaded.target, family, loaded.baseline, Path("cache"), Path("work"))
+    whole = scale.measure(SMALL)["flops"].value
+    part = scale.measure(SMALL, dataclasses.replace(family, num_blocks=1))["flops"].value
+    scale.close()
+    assert part < whole < 2 * part
