@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -42,6 +43,7 @@ from flashdistill.scales import Scale
 
 BASELINE = Architecture.parse("512_128_4_512_4")
 EAGER = "torch"
+WIDTH = 150
 PHASES = ("export", "prepare", "load", "parity", "measure")
 
 
@@ -208,12 +210,12 @@ def opened(
 
 
 def show(rows: Sequence[Row], missing: dict[str, str], arguments: argparse.Namespace) -> None:
-    console = Console()
+    console = Console(width=WIDTH)
     title = (
         f"{arguments.architecture}, {arguments.blocks} blocks, batch {arguments.batch_size} x "
         f"{arguments.sequence_length}, {arguments.threads} thread(s)"
     )
-    table = Table(title=title)
+    table = Table(title=title, box=SIMPLE)
     for name in ("target", "latency ms", "ratio to eager [95 %]", "memory MB", "file MB", "parity", *PHASES, "total s"):
         table.add_column(name, justify="left" if name == "target" else "right")
     for row in rows:

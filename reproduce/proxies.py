@@ -244,7 +244,7 @@ def draw(rows: Sequence[dict[str, Any]], runtimes: Sequence[str], path: Path) ->
 
 
 def print_tables(summary: Sequence[dict[str, Any]]) -> None:
-    console = Console()
+    console = Console(width=120)
     table = Table(title="Rank correlation with measured latency (95 % interval)")
     for name in ("runtime", "proxy", "Kendall τ", "Spearman ρ", "worst regret"):
         table.add_column(name)

@@ -8,6 +8,7 @@ is made. A metric on a further target bears the target's name: ``latency_ms@gpu`
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -85,7 +86,7 @@ class Scale:
     @cached_property
     def session(self) -> MeasurementSession:
         """Connects to the target when it is first needed."""
-        reference, _ = exported_encoder(self.baseline, self.family, self._cache, self.artifact_format)
+        reference, _ = self._exported(self.baseline, self.family)
         return MeasurementSession(
             self.settings,
             reference,
@@ -117,9 +118,11 @@ class Scale:
         measured = self.session.recall(key)
         if measured is None:
             begin = time.perf_counter()
-            artifact, answers = exported_encoder(architecture, family, self._cache, self.artifact_format)
+            artifact, answers = self._exported(architecture, family)
             expected = answers(self.inputs(family.vocab_size))
-            measured = self._weigh(str(architecture), artifact, expected, time.perf_counter() - begin, key=key)
+            seconds = time.perf_counter() - begin
+            with self._distrusted(artifact):
+                measured = self._weigh(str(architecture), artifact, expected, seconds, key=key)
         return self._complete(measured | self._derived(measured, self._work(architecture, family)))
 
     def measure_model(
@@ -182,6 +185,24 @@ class Scale:
         if "session" in self.__dict__:
             self.session.close()
 
+    def _exported(self, architecture: Architecture, family: StudentFamily) -> tuple[Path, Callable[[Arrays], Expected]]:
+        try:
+            return exported_encoder(architecture, family, self._cache, self.artifact_format)
+        except OSError:  # a full disk is not the architecture's fault
+            raise
+        except Exception as error:
+            raise TargetError(f"export: {architecture}: {error}") from error
+
+    @contextmanager
+    def _distrusted(self, artifact: Path) -> Iterator[None]:
+        """Drop an export from the cache where a target found fault with it: the file may be damaged."""
+        try:
+            yield
+        except TargetError as error:
+            if str(error).startswith("export"):
+                shutil.rmtree(artifact if artifact.is_dir() else artifact.parent, ignore_errors=True)
+            raise
+
     def _weigh(
         self,
         name: str,
@@ -231,11 +252,13 @@ class Scale:
         """The measurements under their names on this target; all that are asked for are among them."""
         missing = sorted(self.asked - measured.keys() - {SERVED_ACCURACY})
         if missing:
-            calls = measured["latency_ms"].samples
-            raise TargetError(
-                f"{', '.join(missing)} could not be had within target.measurement.seconds ({calls} rounds were "
-                "timed); give it more seconds"
+            timed = measured["latency_ms"].details.get("passes")
+            advice = (
+                f"{timed} passes within target.measurement.seconds gave too few calls; allow more seconds"
+                if any(name.startswith("latency_") for name in missing)
+                else "the device's peaks cannot be measured; give target.peak_flops_per_s and target.peak_bytes_per_s"
             )
+            raise TargetError(f"{', '.join(missing)} could not be had: {advice}")
         return self.named(measured)
 
 

@@ -74,7 +74,8 @@ def _cells(values: Mapping[str, Measurement], shown: Iterable[str]) -> list[str]
 
 
 def _with_interval(measurement: Measurement, scale: float) -> str:
-    value = f"{measurement.value * scale:,.4g}"
+    scaled = measurement.value * scale
+    value = f"{scaled:,.0f}" if abs(scaled) >= 1000 else f"{scaled:.4g}"
     if measurement.unit == "fraction":
         return f"{measurement.value * scale:.0f} %"
     if metric_parts(measurement.name)[0] != "latency_ms":

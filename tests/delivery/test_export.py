@@ -36,7 +36,6 @@ from flashdistill.models import onnx_writer
 from flashdistill.models.delivered import load_encoder, load_student
 from flashdistill.models.lively_student import lively_student
 from flashdistill.models.onnx_writer import write_onnx
-from flashdistill.models.students import build_student
 
 ARCHITECTURE = Architecture(32, 16, 2, 24, 2)
 FAMILY = StudentFamily(num_blocks=2, vocab_size=97, embedding_size=16, max_positions=32)
@@ -78,7 +77,7 @@ def test_nothing_is_built_where_the_cache_has_it(
     artifact_format: ArtifactFormat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, _ = exported_encoder(ARCHITECTURE, FAMILY, tmp_path, artifact_format)
-    monkeypatch.setattr(export, "build_student", lambda *_, **__: pytest.fail("built again"))
+    monkeypatch.setattr(export, "lively_student", lambda *_, **__: pytest.fail("built again"))
     again, expected = exported_encoder(ARCHITECTURE, FAMILY, tmp_path, artifact_format)
     assert first == again
     if artifact_format == "fake":
@@ -93,7 +92,7 @@ def test_formats_do_not_meet_in_the_cache(tmp_path: Path) -> None:
 def test_a_student_is_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     built: list[Any] = []
     monkeypatch.setattr(
-        export, "build_student", lambda *args, **kwargs: built.append(args) or build_student(*args, **kwargs)
+        export, "lively_student", lambda *args, **kwargs: built.append(args) or lively_student(*args, **kwargs)
     )
     _, expected = exported_encoder(ARCHITECTURE, FAMILY, tmp_path, "onnx")
     expected(inputs_of(1, 4))
@@ -106,7 +105,7 @@ def test_a_checkpoint_holds_what_is_served(tmp_path: Path) -> None:
     assert sorted(file.name for file in directory.iterdir()) == ["config.json", "model.safetensors"]
     encoder = load_encoder(directory)
     assert getattr(encoder.body, "pooler", None) is None
-    loaded, original = load_student(directory).state_dict(), build_student(ARCHITECTURE, FAMILY, seed=0).state_dict()
+    loaded, original = load_student(directory).state_dict(), lively_student(ARCHITECTURE, FAMILY, seed=0).state_dict()
     served = [name for name in original if name.startswith(("mobilebert.embeddings.", "mobilebert.encoder."))]
     assert all(torch.equal(loaded[name], original[name]) for name in served)
 

@@ -245,7 +245,8 @@ def compare(
         candidate_first = not candidate_first
         estimate = log_ratio(attempts, clock)
         reached = estimate.half_width <= tolerance and (not min_calls or len(candidate.times(clock)) >= min_calls)
-        late = time.monotonic() - begin - patience.spent >= settings.seconds
+        spent = time.monotonic() - begin - patience.spent
+        late = spent + spent / len(attempts) > settings.seconds  # another pass would not fit
         if (reached and len(attempts) >= MIN_PASSES) or (late and len(attempts) >= MIN_PASSES_IN_HASTE):
             return Comparison(attempts, estimate, not reached, patience.spent)
 

@@ -20,6 +20,7 @@ from flashdistill.core.errors import TargetError
 from flashdistill.hardware.settings import TargetSettings
 from flashdistill.hardware.targets import onnxruntime as module
 from flashdistill.hardware.targets.base import Target
+from flashdistill.hardware.targets.onnx_float16 import write_float16
 from flashdistill.hardware.targets.onnxruntime import OnnxRuntimeTarget, TensorRtProviderTarget
 from flashdistill.models.lively_student import lively_student
 from flashdistill.models.onnx_writer import write_onnx
@@ -139,7 +140,7 @@ def test_weights_have_7_bits_where_sums_overflow(
 def test_float16_keeps_the_types_of_inputs_and_outputs(exported_once: Path, tmp_path: Path) -> None:
     """The conversion for CUDA, computed here by the CPU."""
     path = tmp_path / "half.onnx"
-    module._halve(exported_once, path)
+    write_float16(exported_once, path, keep_io_types=True)
     graph = onnx.load(str(path)).graph
     types = {port.name: port.type.tensor_type.elem_type for port in [*graph.input, *graph.output]}
     assert set(types.values()) == {onnx.TensorProto.INT64, onnx.TensorProto.FLOAT}
