@@ -39,7 +39,6 @@ SMALL = Architecture.parse("16_8_1_16_1")
 def few_passes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(protocol, "MIN_PASSES", 2)
-    monkeypatch.setattr(protocol, "MIN_PASSES_IN_HASTE", 2)
 
 
 def config(*overrides: str) -> RunConfig:

@@ -43,7 +43,6 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("run.yaml").write_text(CONFIG, encoding="utf-8")
     monkeypatch.setattr(device_lock, "lock_directory", lambda: tmp_path / "locks")
     monkeypatch.setattr(protocol, "MIN_PASSES", 2)
-    monkeypatch.setattr(protocol, "MIN_PASSES_IN_HASTE", 2)
     monkeypatch.setattr(self_test_command, "RANKED", 2)
     monkeypatch.setattr(self_test_command, "REPETITIONS", 2)
 

@@ -39,7 +39,6 @@ def settings() -> TargetSettings:
 def few_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every pass starts two processes; the plumbing shows in two passes as in six."""
     monkeypatch.setattr(protocol, "MIN_PASSES", 2)
-    monkeypatch.setattr(protocol, "MIN_PASSES_IN_HASTE", 2)
 
 
 @pytest.fixture

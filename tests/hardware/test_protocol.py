@@ -165,7 +165,7 @@ def test_a_budget_that_ends_before_there_are_calls_enough_is_said() -> None:
 
 def test_an_exhausted_budget_is_said() -> None:
     comparison, *_ = run(Machine(process_spread=0.2), tolerance=0.001, seconds=1e-6)
-    assert len(comparison.passes) == protocol.MIN_PASSES_IN_HASTE
+    assert len(comparison.passes) == protocol.MIN_PASSES
     assert comparison.noisy
 
 

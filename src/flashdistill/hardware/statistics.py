@@ -139,6 +139,47 @@ def trimmed_mean(values: Sequence[float] | NDArray[np.float64], share: float = T
     return Estimate(mean, stderr, student_t_95(len(kept) - 1) * stderr, count)
 
 
+def clustered_mean(
+    groups: Sequence[Sequence[float]], least_spread: float = 0.0, share: float = TRIMMED_SHARE
+) -> Estimate:
+    """The trimmed mean of values that come in groups, whose members may have something in common.
+
+    All values are trimmed together, so that a group in which everything was disturbed has little
+    say. The standard error is that of a trimmed mean, times the root of the design effect
+    ``1 + (size - 1) * rho`` (Kish 1965): the share ``rho`` of the groups' own variance is estimated
+    from the winsorized values and taken for no less than ``least_spread`` makes it. The degrees of
+    freedom are those of as many independent values, but of no fewer than the groups.
+
+    Args:
+        groups: of at least one value each.
+        least_spread: standard deviation between groups that is assumed whatever few groups show.
+
+    Fewer than two groups have an infinite interval.
+
+    Raises:
+        ValueError: there are no values.
+    """
+    values = np.concatenate([np.asarray(group, dtype=np.float64) for group in groups]) if groups else np.empty(0)
+    pooled = trimmed_mean(values, share)
+    count, number = len(values), len(groups)
+    if number < 2:
+        return replace(pooled, stderr=math.inf, half_width=math.inf)
+    cut = int(share * count)
+    kept = np.sort(values)[cut : count - cut]
+    sizes = [len(group) for group in groups]
+    winsorized = np.split(np.clip(values, kept[0], kept[-1]), np.cumsum(sizes)[:-1])
+    center = np.concatenate(winsorized).mean()
+    between = sum(len(group) * (group.mean() - center) ** 2 for group in winsorized) / (number - 1)
+    within = sum(((group - group.mean()) ** 2).sum() for group in winsorized) / max(count - number, 1)
+    size = count / number
+    common = max((between - within) / size, least_spread**2)
+    rho = common / (common + within) if common + within > 0 else 0.0
+    effect = 1 + (size - 1) * rho
+    stderr = pooled.stderr * math.sqrt(effect)
+    degrees = max(number - 1, min(len(kept) - 1, int(len(kept) / effect) - 1))
+    return Estimate(pooled.mean, stderr, student_t_95(degrees) * stderr, count)
+
+
 def student_t_95(degrees: int) -> float:
     """The two-sided 95 % quantile of Student's t distribution.
 
