@@ -77,11 +77,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=Path("runs/proxies"))
     parser.add_argument("--cache", type=Path, default=Path("~/.cache/flashdistill").expanduser())
     parser.add_argument("--architectures", type=int, default=60)
-    parser.add_argument("--runtimes", nargs="+", default=["onnxruntime", "onnxruntime:int8", "openvino"])
+    parser.add_argument("--runtimes", nargs="+", default=["onnxruntime", "openvino"])
     parser.add_argument("--blocks", type=int, default=24)
     parser.add_argument("--sequence-length", type=int, default=128)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--seconds", type=float, default=8.0, help="budget of one measurement")
+    parser.add_argument("--seconds", type=float, default=5.0, help="budget of one measurement")
     parser.add_argument("--tolerance", type=float, default=0.02, help="half-width of a ratio's 95 %% interval")
     return parser.parse_args()
 
@@ -103,7 +103,7 @@ def opened(name: str, arguments: argparse.Namespace, progress: Progress) -> Runt
             "precision": precision or "float32",
             "threads": arguments.threads,
             "sequence_length": arguments.sequence_length,
-            "measurement": {"seconds": arguments.seconds, "tolerance": arguments.tolerance},
+            "measurement": {"seconds": arguments.seconds, "tolerance": arguments.tolerance, "patience_seconds": 1},
         }
     )
     family = StudentFamily(num_blocks=arguments.blocks)

@@ -12,6 +12,7 @@ from scipy import stats
 from flashdistill.hardware.statistics import (
     Block,
     Round,
+    clustered_mean,
     kendall_tau,
     percentiles,
     plain_mean,
@@ -38,6 +39,35 @@ def test_trimmed_mean_is_yuens(count: int) -> None:
     yuen: Any = stats.ttest_ind(values + 1, values, equal_var=False, trim=0.2)  # type: ignore[arg-type]
     assert estimate.stderr == pytest.approx(1 / (math.sqrt(2) * yuen.statistic), rel=1e-9)
     assert estimate.samples == count
+
+
+def test_groups_that_have_nothing_in_common_are_one_sample() -> None:
+    values = np.random.default_rng(0).normal(size=(40, 5))
+    pooled, grouped = trimmed_mean(values.ravel()), clustered_mean(values.tolist())
+    assert grouped.mean == pooled.mean
+    assert grouped.stderr == pytest.approx(pooled.stderr, rel=0.15)
+    assert grouped.samples == 200
+
+
+def test_groups_of_equal_values_are_no_more_than_one_value_each() -> None:
+    centers = np.random.default_rng(0).normal(size=12)
+    grouped = clustered_mean([[center] * 6 for center in centers])
+    alone = trimmed_mean(centers)
+    assert grouped.mean == pytest.approx(alone.mean, abs=0.5 * alone.stderr)
+    assert grouped.stderr == pytest.approx(alone.stderr, rel=0.25)
+
+
+def test_a_spread_of_groups_may_be_assumed() -> None:
+    alike = [[0.0, 1e-4, -1e-4, 0.0]] * 4
+    assert clustered_mean(alike).stderr < 1e-4
+    # The least that four groups can know is the spread over their root; trimming costs a little more.
+    assert clustered_mean(alike, least_spread=0.01).half_width > 0.005
+
+
+def test_one_group_tells_nothing_of_groups() -> None:
+    assert clustered_mean([[1.0, 2.0, 3.0, 4.0]]).half_width == math.inf
+    with pytest.raises(ValueError, match="at least one value"):
+        clustered_mean([])
 
 
 def test_plain_mean_is_students() -> None:

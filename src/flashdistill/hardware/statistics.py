@@ -146,9 +146,9 @@ def clustered_mean(
 
     All values are trimmed together, so that a group in which everything was disturbed has little
     say. The standard error is that of a trimmed mean, times the root of the design effect
-    ``1 + (size - 1) * rho`` (Kish 1965): the share ``rho`` of the groups' own variance is estimated
-    from the winsorized values and taken for no less than ``least_spread`` makes it. The degrees of
-    freedom are those of as many independent values, but of no fewer than the groups.
+    ``1 + (size - 1) * rho`` (Kish 1965), where the share ``rho`` of the variance that is between
+    groups is estimated from the winsorized values; and no less than ``least_spread`` makes it. The
+    degrees of freedom are those of as many independent values, but of no fewer than the groups.
 
     Args:
         groups: of at least one value each.
@@ -172,10 +172,9 @@ def clustered_mean(
     between = sum(len(group) * (group.mean() - center) ** 2 for group in winsorized) / (number - 1)
     within = sum(((group - group.mean()) ** 2).sum() for group in winsorized) / max(count - number, 1)
     size = count / number
-    common = max((between - within) / size, least_spread**2)
-    rho = common / (common + within) if common + within > 0 else 0.0
-    effect = 1 + (size - 1) * rho
-    stderr = pooled.stderr * math.sqrt(effect)
+    common = max((between - within) / size, 0.0)
+    effect = 1 + (size - 1) * common / (common + within) if common > 0 else 1.0
+    stderr = math.sqrt(max(effect * pooled.stderr**2, pooled.stderr**2 + least_spread**2 / number))
     degrees = max(number - 1, min(len(kept) - 1, int(len(kept) / effect) - 1))
     return Estimate(pooled.mean, stderr, student_t_95(degrees) * stderr, count)
 
