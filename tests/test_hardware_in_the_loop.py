@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import threading
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ import pytest
 from flashdistill import pipeline
 from flashdistill.config import RunConfig, load_config
 from flashdistill.core.architecture import Architecture
+from flashdistill.core.errors import TargetError
 from flashdistill.core.progress import Silent
 from flashdistill.core.trial import TrialState
 from flashdistill.delivery import export
@@ -164,10 +166,21 @@ def test_a_killed_runner(place: Path, kills: int, survives: bool) -> None:
     pipeline.run(config, messages, until="search")
     record = RunRecord.load(place / output)
     first, second = record.students
-    assert any("runner ended (signal 9)" in text and "measuring it again" in text for text in messages.texts)
+    assert any(re.search(r"runner .*signal 9\).*; measuring it again", text) for text in messages.texts)
     assert first.state is (TrialState.COMPLETE if survives else TrialState.FAILED)
     if not survives:
         assert "for the second time" in first.reason
         assert first.number not in record.front
     assert second.state is TrialState.COMPLETE, "the search goes on"
     assert Architecture.parse(str(second.architecture)) == second.architecture
+
+
+def test_a_missing_runtime_is_noticed_before_any_work(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    without = place / "without openvino" / "openvino"
+    without.mkdir(parents=True)
+    (without / "__init__.py").write_text("raise ImportError('not here')")
+    monkeypatch.setenv("PYTHONPATH", str(without.parent))
+    config = tiny("missing", "further_targets={intel: {runtime: openvino}}", "cache=cache-of-nothing")
+    with pytest.raises(TargetError, match=r"pip install 'flashdistill\[openvino\]'"):
+        pipeline.run(config, Silent())
+    assert not (place / "cache-of-nothing").exists(), "no teacher was prepared"

@@ -91,7 +91,8 @@ def test_another_run_recalls_what_is_known() -> None:
     with open_scales(loaded, "two") as scales:
         recalled = scales.measure(SMALL)
     assert recalled["latency_ms"].details["recalled"] is True
-    for name, one in measured.items():
+    # Peaks that a busy machine gave are not kept for other runs, so what is divided by them may differ.
+    for name, one in ((name, one) for name, one in measured.items() if "utilization" not in name):
         assert recalled[name].value == pytest.approx(one.value), name
 
 

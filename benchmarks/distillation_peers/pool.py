@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from benchmarks.distillation_peers.results import ContenderResult, Visit
 from benchmarks.distillation_peers.workload import Task, Workload
+from flashdistill.core.errors import TargetError
+from flashdistill.hardware.hosts import start_process
+from flashdistill.hardware.lines import Conversation, RunnerDiedError
 
 PROJECT = Path(__file__).resolve().parents[2]
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -30,17 +33,12 @@ class WorkerProcess:
 
     def __init__(self, contender: str, workload: Workload, threads: int, directory: Path):
         self.contender = contender
-        self._log = directory / f"{workload.name}-{contender}.log"
         request = {"contender": contender, "workload": workload.to_json(), "threads": threads}
-        with self._log.open("wb") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "benchmarks.distillation_peers.worker", json.dumps(request)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                cwd=PROJECT,
-                env=os.environ | dict.fromkeys(_THREAD_VARIABLES, str(threads)),
-            )
+        words = [sys.executable, "-m", "benchmarks.distillation_peers.worker", json.dumps(request)]
+        places = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(PROJECT)]))
+        variables = os.environ | dict.fromkeys(_THREAD_VARIABLES, str(threads)) | {"PYTHONPATH": places}
+        log = directory / f"{workload.name}-{contender}.log"
+        self._conversation = Conversation(start_process(words, log, variables), contender, log)
 
     def describe(self) -> ContenderResult:
         """Wait until it is ready.
@@ -48,8 +46,9 @@ class WorkerProcess:
         Raises:
             WorkerError: its library is missing or does not run here.
         """
-        self._receive()
-        answer = self._ask("describe")
+        with _as_worker_errors():
+            self._conversation.wait_until_ready()
+            answer = self._conversation.ask("describe")
         shares = {Task(kind, block): share for kind, block, share, _ in answer["tasks"]}
         borrowed = {Task(kind, block) for kind, block, _, is_borrowed in answer["tasks"] if is_borrowed}
         return ContenderResult(answer["title"], answer["versions"], shares, {task: [] for task in shares}, borrowed)
@@ -60,20 +59,13 @@ class WorkerProcess:
         Raises:
             WorkerError: it failed or died.
         """
-        answer = self._ask("run", kind=task.kind, block=task.block, warmup=warmup, seconds=seconds, clock=clock)
-        return Visit(**answer)
+        wanted = {"kind": task.kind, "block": task.block, "warmup": warmup, "clock": clock}
+        with _as_worker_errors():
+            return Visit(**self._conversation.ask("run", None, **wanted, for_seconds=seconds))
 
     def close(self) -> None:
         """End the process; safe to call twice."""
-        for stream in (self._process.stdin, self._process.stdout):
-            if stream is not None:
-                with contextlib.suppress(OSError):
-                    stream.close()
-        try:
-            self._process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        self._conversation.close()
 
     def __enter__(self) -> Self:
         return self
@@ -81,27 +73,10 @@ class WorkerProcess:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _ask(self, command: str, **arguments: object) -> dict[str, Any]:
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write((json.dumps({"do": command, **arguments}) + "\n").encode())
-            self._process.stdin.flush()
-        except OSError as error:
-            raise WorkerError(self._death()) from error
-        return self._receive()
 
-    def _receive(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise WorkerError(self._death())
-        answer = json.loads(line)
-        if "error" in answer:
-            raise WorkerError(answer["error"])
-        return answer
-
-    def _death(self) -> str:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(timeout=10)
-        words = self._log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        return f"its process ended with status {self._process.returncode}: {words[-1] if words else 'no message'}"
+@contextmanager
+def _as_worker_errors() -> Iterator[None]:
+    try:
+        yield
+    except (TargetError, RunnerDiedError) as error:
+        raise WorkerError(str(error)) from error

@@ -52,9 +52,9 @@ class Bench:
             "tasks": [[task.kind, task.block, share, task in borrowed] for task, share in contender.shares().items()],
         }
 
-    def run(self, kind: Any, block: int, warmup: int, seconds: float, clock: str) -> dict[str, Any]:
+    def run(self, kind: Any, block: int, warmup: int, for_seconds: float, clock: str) -> dict[str, Any]:
         """Train on one task and give the fields of a `Visit`."""
-        watch = StepClock(self._timer, warmup, seconds, CLOCKS[clock], _forget_peak_memory)
+        watch = StepClock(self._timer, warmup, for_seconds, CLOCKS[clock], _forget_peak_memory)
         with self._timer.watching_training():
             self._contender.run(Task(kind, block), watch)
         peak = peak_memory_bytes()

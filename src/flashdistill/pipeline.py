@@ -41,6 +41,7 @@ from flashdistill.exploration.settings import ALGORITHMS
 from flashdistill.exploration.space import DesignSpace
 from flashdistill.exploration.storage import sqlite_url
 from flashdistill.exploration.study import Study
+from flashdistill.hardware.session import require_target
 from flashdistill.preflight import claim, quiet_libraries, require_feasible
 from flashdistill.regular import distil_and_deliver
 from flashdistill.training.compute import Compute, dismissing_others, open_compute
@@ -117,6 +118,8 @@ def _opened(config: RunConfig, progress: Progress) -> Iterator[_Life | None]:
         if hasattr(progress, "attach_log"):
             progress.attach_log(directory.log)  # type: ignore[attr-defined]
         costs: dict[str, float] = dict(directory.state().get("costs", {}))
+        for target in (config.target, *config.further_targets.values()):
+            require_target(target, directory.measurements, progress)
         with timed(costs, "teacher"):
             bench = _workbench(config, directory, progress, compute)
         try:

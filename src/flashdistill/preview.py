@@ -10,6 +10,7 @@ from flashdistill.core.errors import NothingFeasibleError
 from flashdistill.distillation.settings import DistillationSettings
 from flashdistill.exploration.profile import SpaceProfile
 from flashdistill.exploration.space import DesignSpace
+from flashdistill.hardware.settings import TargetSettings
 from flashdistill.models.parameter_count import count_parameters
 
 Rows = list[tuple[str, str]]
@@ -65,6 +66,9 @@ def _schedule_rows(config: RunConfig, space_size: int) -> Iterator[tuple[str, st
     if trials > space_size:
         count = f"all {space_size:,} architectures (search.trials is {trials:,}) and the baseline"
     yield "search", f"{config.search.algorithm}, {count}"
+    yield "target", _target(config.target)
+    for name, target in config.further_targets.items():
+        yield f"target {name}", _target(target)
     yield "objectives", ", ".join(f"{objective.goal} {objective.metric}" for objective in config.objectives)
     yield "constraints", ", ".join(map(str, config.constraints)) or "none"
     yield "flash", _budget(config.flash, config.space.num_blocks)
@@ -74,6 +78,13 @@ def _schedule_rows(config: RunConfig, space_size: int) -> Iterator[tuple[str, st
     seconds = _training_seconds(config, min(trials, space_size))
     if seconds is not None:
         yield "training time", f"at most about {_minutes(seconds)}; measuring and the teacher come on top"
+
+
+def _target(target: TargetSettings) -> str:
+    threads = f", {target.threads} thread{'s' * (target.threads > 1)}" if target.device_type == "cpu" else ""
+    place = f" of {target.host}" if target.host else ""
+    shape = f"batch {target.batch_size} × {target.sequence_length} tokens"
+    return f"{target.runtime} {target.precision} on {target.device}{place}{threads}, {shape}"
 
 
 def _budget(settings: DistillationSettings, depths: list[int]) -> str:

@@ -7,6 +7,7 @@ import fcntl
 import json
 import math
 import os
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -161,7 +162,8 @@ def test_a_runner_killed_in_mid_measurement(
     with MeasurementSession(settings, reference, tmp_path / "work", seed=0, progress=messages) as session:
         assert session.measure("c", reference, expected)["latency_ms"].finite
         assert not kills
-        assert any("the candidate runner ended (signal 9); measuring it again" in text for text in messages.texts)
+        # Noticed when it is asked again, or when its answer ends: it takes the kernel a moment.
+        assert any(re.search(r"the candidate runner .*signal 9\); measuring it again", text) for text in messages.texts)
 
         kill_in_pair(monkeypatch, times=2)
         with pytest.raises(TargetError, match=r"fake on c: the candidate runner .*signal 9\), for the second time"):

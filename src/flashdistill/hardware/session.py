@@ -44,6 +44,7 @@ from flashdistill.hardware.peaks import PeakRequest, Peaks, measure_on
 from flashdistill.hardware.protocol import Comparison, Patience, Timer, compare
 from flashdistill.hardware.readings import readings, rescaled
 from flashdistill.hardware.reference import ReferenceLatency
+from flashdistill.hardware.runner_process import RunnerProcess
 from flashdistill.hardware.samples import write_samples
 from flashdistill.hardware.serving import ModelServer, ServedModel, load_model
 from flashdistill.hardware.settings import TargetSettings
@@ -60,6 +61,33 @@ class _Timed:
     candidate: Timer
     reference: Timer
     clock: Clock
+
+
+def connect(settings: TargetSettings, work_directory: Path, progress: Progress) -> Host:
+    """The machine that serves.
+
+    Raises:
+        TargetError: it cannot be reached.
+    """
+    if settings.host is None:
+        return LocalHost(work_directory / "serving", progress)
+    return SshHost(settings.host, settings.python, work_directory, progress)
+
+
+def require_target(settings: TargetSettings, work_directory: Path, progress: Progress) -> None:
+    """Find out within seconds whether anything can be served there.
+
+    Raises:
+        TargetError: the host cannot be reached or has too few CPUs, or the runtime is missing
+            there; says what to do.
+    """
+    with connect(settings, work_directory, progress) as host:
+        cpus = host.choose_cpus(settings.threads)
+        with RunnerProcess(host, settings, cpus, work_directory / "scratch", "first") as runner:
+            try:
+                runner.wait_until_ready()
+            except RunnerDiedError as error:
+                raise TargetError(f"target.runtime {settings.runtime} does not start: {error}") from error
 
 
 class MeasurementSession:
@@ -104,7 +132,7 @@ class MeasurementSession:
         self._cache, self._min_calls = cache, min_calls
         self._samples = Path(work_directory, "samples")
         self._scratch = Path(work_directory, "scratch")
-        self.host = self._connect(Path(work_directory))
+        self.host = connect(settings, Path(work_directory), self._progress)
         try:
             self.machine = self.host.facts(settings.device)
             self.cpus = self.host.choose_cpus(settings.threads)
@@ -241,11 +269,6 @@ class MeasurementSession:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _connect(self, work_directory: Path) -> Host:
-        if self.settings.host is None:
-            return LocalHost(work_directory / "serving", self._progress)
-        return SshHost(self.settings.host, self.settings.python, work_directory, self._progress)
 
     def _measure(self, name: str, artifact: Path, expected: Expected, final: bool) -> dict[str, Measurement]:
         with self.host.locked(self.settings.device):

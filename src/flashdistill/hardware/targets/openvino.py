@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from flashdistill.core.environment import environment_variable
 from flashdistill.core.errors import TargetError
 from flashdistill.core.files import read_json, write_json
 from flashdistill.hardware.settings import Precision, TargetSettings
@@ -175,7 +175,7 @@ def _compressed(model: Any) -> Any:
             f"target.precision is int8, for which openvino needs nncf, which cannot be imported ({error}); {_INSTALL}"
         ) from error
     nncf.set_log_level(logging.ERROR)
-    with _environment("NNCF_DISABLE_OPTIMIZED_COMPRESSION", "1"):
+    with environment_variable("NNCF_DISABLE_OPTIMIZED_COMPRESSION", "1"):
         return nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_ASYM)
 
 
@@ -196,16 +196,3 @@ def _without_telemetry() -> Iterator[None]:
             sys.modules[name] = kept  # type: ignore[assignment]
         else:
             del sys.modules[name]
-
-
-@contextlib.contextmanager
-def _environment(name: str, value: str) -> Iterator[None]:
-    before = os.environ.get(name)
-    os.environ[name] = value
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before

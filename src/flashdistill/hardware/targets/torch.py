@@ -8,7 +8,6 @@ another package.
 
 from __future__ import annotations
 
-import os
 import tempfile
 import warnings
 from abc import abstractmethod
@@ -19,6 +18,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from flashdistill.core.environment import environment_variable
 from flashdistill.core.errors import TargetError
 from flashdistill.core.registry import load
 from flashdistill.hardware.device_timing import ResidentCall
@@ -212,17 +212,11 @@ def _check_bfloat16(torch: Any, settings: TargetSettings) -> None:
 @contextmanager
 def _scratch_for_inductor(directory: Path) -> Iterator[None]:
     """Let the compiler leave its files, of several times the model's size, where they are deleted."""
-    variable = "TORCHINDUCTOR_CACHE_DIR"
-    before = os.environ.get(variable)
-    with tempfile.TemporaryDirectory(dir=directory, prefix=".inductor-") as scratch:
-        os.environ[variable] = scratch
-        try:
-            yield
-        finally:
-            if before is None:
-                del os.environ[variable]
-            else:
-                os.environ[variable] = before
+    with (
+        tempfile.TemporaryDirectory(dir=directory, prefix=".inductor-") as scratch,
+        environment_variable("TORCHINDUCTOR_CACHE_DIR", scratch),
+    ):
+        yield
 
 
 def _why(error: Exception) -> str:
