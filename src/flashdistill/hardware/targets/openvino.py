@@ -174,7 +174,7 @@ def _compressed(model: Any) -> Any:
         raise TargetError(
             f"target.precision is int8, for which openvino needs nncf, which cannot be imported ({error}); {_INSTALL}"
         ) from error
-    nncf.set_log_level(logging.ERROR)
+    logging.getLogger("nncf").setLevel(logging.ERROR)  # its own switch changes handlers that are not its own
     with environment_variable("NNCF_DISABLE_OPTIMIZED_COMPRESSION", "1"):
         return nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_ASYM)
 
