@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+from transformers import BertConfig, BertModel
 
 from flashdistill.config import RunConfig, load_config
 from flashdistill.core.architecture import Architecture
@@ -34,6 +35,7 @@ flash: {seconds: 30}
 regular: {seconds: 60}
 cache: cache
 """
+ONE_TARGET = ("further_targets={}", "objectives=[{maximize: mlm_accuracy}]", "constraints=[]")
 SMALL = Architecture.parse("16_8_1_16_1")
 
 
@@ -98,8 +100,7 @@ def test_another_run_recalls_what_is_known() -> None:
 
 
 def test_peaks_are_measured_once_for_a_study() -> None:
-    measured_peaks = config("target.peak_flops_per_s=null", "target.peak_bytes_per_s=null")
-    loaded = measured_peaks.model_copy(update={"further_targets": {}, "objectives": [], "constraints": []})
+    loaded = config(*ONE_TARGET, "target.peak_flops_per_s=null", "target.peak_bytes_per_s=null")
     with open_scales(loaded) as scales:
         shares = [scales.measure(SMALL)["flops_utilization"] for _ in range(2)]
     assert shares[0].value == shares[1].value > 0
@@ -117,3 +118,24 @@ def test_parts_of_students_are_weighed_on_the_same_scale() -> None:
     part = scale.measure(SMALL, dataclasses.replace(family, num_blocks=1))["flops"].value
     scale.close()
     assert part < whole < 2 * part
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "torch"])
+def test_any_encoder_in_a_directory_is_measured_beside_the_baseline(runtime: str, tmp_path: Path) -> None:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    bert = BertModel(BertConfig(vocab_size=50, **sizes))
+    bert.save_pretrained(tmp_path / "mine")
+    with open_scales(config(*ONE_TARGET, f"target.runtime={runtime}")) as scales:
+        measured = scales.measure(tmp_path / "mine")
+    served = sum(p.numel() for name, p in bert.named_parameters() if "pooler" not in name)
+    assert measured["num_parameters"].value == served
+    assert measured["latency_ms"].details["ratio"] != 1
+    # Per token: four 16 x 16 layers and two of the feed-forward network; attention's two products.
+    assert measured["flops"].value == 2 * 16 * (6 * 16 * 16) + 2 * 2 * 16 * 16 * 16
+    assert measured["bandwidth_utilization"].details["lower_bound"] is True
+
+
+def test_a_directory_that_is_no_encoder(tmp_path: Path) -> None:
+    loaded = config(*ONE_TARGET, "target.runtime=torch")
+    with open_scales(loaded) as scales, pytest.raises(TargetError, match=r"has no config\.json"):
+        scales.measure(tmp_path)

@@ -48,7 +48,7 @@ class ForeignEncoder:
 
     def flops(self, inputs: Arrays) -> int:
         """Floating-point operations of one call; a multiply-add counts as two."""
-        return module_flops(self._encoder, tensors(inputs))
+        return module_flops(self._encoder.body, {"input_ids": tensors(inputs)["input_ids"]})
 
 
 def exported_foreign(directory: Path, cache_root: Path, artifact_format: ArtifactFormat) -> ForeignEncoder:
@@ -68,11 +68,10 @@ def exported_foreign(directory: Path, cache_root: Path, artifact_format: Artifac
     embeddings = [module for module in encoder.modules() if isinstance(module, nn.Embedding)]
     tables = sum(module.weight.numel() for module in embeddings)
     total = sum(parameter.numel() for parameter in encoder.parameters())
-    vocab_size = max(module.num_embeddings for module in embeddings)
     return ForeignEncoder(
         artifact,
         lambda inputs: expected_of_foreign(directory, inputs),
-        vocab_size,
+        encoder.body.config.vocab_size,
         total,
         total - tables,
         encoder,
