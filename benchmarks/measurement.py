@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.box import SIMPLE
 from rich.console import Console
@@ -81,11 +82,16 @@ def main() -> None:
                 rows.append(measured(target, arguments, Path(work), progress))
             except FlashDistillError as error:
                 missing[target] = str(error)
+            if arguments.json:  # after each, so that an interrupted command leaves what it has
+                write_json(arguments.json, record(rows, missing, arguments))
     show(rows, missing, arguments)
-    if arguments.json:
-        machine = {**fingerprint(), "busy": contention().busy}
-        facts = {"architecture": str(arguments.architecture), "blocks": arguments.blocks, "threads": arguments.threads}
-        write_json(arguments.json, {**facts, "machine": machine, "rows": list(map(asdict, rows)), "missing": missing})
+
+
+def record(rows: Sequence[Row], missing: dict[str, str], arguments: argparse.Namespace) -> dict[str, Any]:
+    """The results with what they were taken on."""
+    machine = {**fingerprint(), "busy": contention().busy}
+    facts = {"architecture": str(arguments.architecture), "blocks": arguments.blocks, "threads": arguments.threads}
+    return {**facts, "machine": machine, "rows": list(map(asdict, rows)), "missing": missing}
 
 
 def parse() -> argparse.Namespace:
