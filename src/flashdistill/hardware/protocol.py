@@ -16,8 +16,8 @@ the rounds of a pass as having something in common (`statistics.clustered_mean`)
 Passes go on until the interval is narrow enough. Whoever looks again and again and stops at the
 first interval that pleases him stops where the spread happened to look small; after the first look
 intervals are therefore widened (`LATER_LOOKS`). In simulations with normal and heavy-tailed rounds,
-and with passes that are disturbed as a whole, the 95 % interval covers the truth in 94 or more of
-100 measurements while processes differ by one percent, and in 91 or more where they differ by two.
+and with passes that are disturbed as a whole, the 95 % interval covers the truth in 92 or more of
+100 measurements while processes differ by one percent, and in 89 or more where they differ by two.
 """
 
 from __future__ import annotations
