@@ -68,7 +68,7 @@ def run_self_test(config: RunConfig, progress: Progress) -> SelfTest:
     with tempfile.TemporaryDirectory(prefix="flashdistill-self-test-") as work, ExitStack() as sessions:
         bench = _TargetBench(config, family, architectures, Path(work), progress, sessions)
         settings = config.target.model_dump(mode="json")
-        tolerance = config.target.measurement.tolerance
+        tolerance = config.target.measurement.final_tolerance
         return self_test(bench, settings, tolerance, progress, repetitions=REPETITIONS)
 
 
@@ -129,7 +129,8 @@ class _TargetBench:
 
     def _baseline(self, session: MeasurementSession) -> Measurement:
         with session:
-            return session.measure(str(self.config.baseline), *self._model(self.config.baseline))["latency_ms"]
+            name, model = str(self.config.baseline), self._model(self.config.baseline)
+            return session.measure(name, *model, final=True)["latency_ms"]
 
     def _session(self, name: str, kind: type[MeasurementSession] = MeasurementSession) -> MeasurementSession:
         reference, _ = self._model(self.config.baseline)
@@ -203,8 +204,11 @@ def _advice(result: SelfTest) -> list[str]:
     found = []
     if result.load.loaded:
         found.append("Stop what else runs on the machine and test again.")
-    elif not (result.null.passed and result.rank.passed):
-        found.append("Narrow target.measurement.tolerance and raise target.measurement.seconds, then test again.")
+    else:
+        if not result.null.passed:
+            found.append("Narrow target.measurement.final_tolerance and raise final_seconds, then test again.")
+        if not result.rank.passed:
+            found.append("Narrow target.measurement.tolerance and raise seconds, then test again.")
     if not result.null.covers_1:
         found.append("The intervals promise too much: something changes between measurements, such as the clock rate.")
     if not result.known_ratio.passed:

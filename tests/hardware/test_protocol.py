@@ -101,10 +101,9 @@ def test_a_steady_drift_cancels() -> None:
 
 
 def test_more_passes_until_the_tolerance_is_reached() -> None:
-    spread = 0.03
-    comparison, *_ = run(Machine(process_spread=spread), tolerance=0.01)
+    comparison, *_ = run(Machine(process_spread=0.03), tolerance=0.02)
     assert len(comparison.passes) > protocol.MIN_PASSES
-    assert comparison.log_ratio.half_width <= 0.01
+    assert comparison.log_ratio.half_width <= 0.02
     assert not comparison.noisy
 
 
@@ -160,8 +159,8 @@ def test_looking_again_widens_the_interval() -> None:
 
 def test_passes_go_on_until_there_are_calls_enough() -> None:
     _, few_timer, _ = run(Machine())
-    many, timer, _ = run(Machine(), min_calls=662)
-    assert len(few_timer.times("cpu")) < 662 <= len(timer.times("cpu"))
+    many, timer, _ = run(Machine(), min_calls=4000)
+    assert len(few_timer.times("cpu")) < 4000 <= len(timer.times("cpu"))
     assert len(many.attempts) == protocol.MIN_PASSES, "longer passes, not more"
     assert not many.noisy
 

@@ -47,7 +47,7 @@ from flashdistill.hardware.reference import ReferenceLatency
 from flashdistill.hardware.runner_process import RunnerProcess
 from flashdistill.hardware.samples import write_samples
 from flashdistill.hardware.serving import ModelServer, ServedModel, load_model
-from flashdistill.hardware.settings import TargetSettings
+from flashdistill.hardware.settings import MeasurementSettings, TargetSettings
 from flashdistill.hardware.ssh import SshHost
 from flashdistill.hardware.statistics import Clock
 
@@ -155,7 +155,7 @@ class MeasurementSession:
 
         Args:
             name: the architecture, for messages.
-            final: measure to ``final_tolerance``, for models that are delivered.
+            final: measure to ``final_tolerance`` within ``final_seconds``, for models that are delivered.
             key: the name under which a result that is not noisy is kept in the cache; see `key`.
 
         Raises:
@@ -195,7 +195,8 @@ class MeasurementSession:
             return None
         latency = stored["latency_ms"]
         ratio, high, then = (float(latency.details[name] or 0) for name in ("ratio", "ratio_high", "reference_ms"))
-        if math.log(high / ratio) > self._tolerance(final) or stored["latency_p50_ms"].samples < self._min_calls:
+        too_few = stored["latency_p50_ms"].samples < self._min_calls
+        if too_few or math.log(high / ratio) > self._precision(final).tolerance:
             return None
         now = self.reference_ms
         if now is None:
@@ -311,7 +312,7 @@ class MeasurementSession:
         # One thread that computes all the time; see the module's docstring.
         clock: Clock = "cpu" if cpu_bound and self.settings.threads == 1 else "wall"
         usual_share = 1.0 if self.settings.threads == 1 else 0.0
-        precision = self.settings.measurement
+        precision = self._precision(final)
         candidate, reference = (Timer(cpu_bound, usual_share, precision.block_ms) for _ in range(2))
         comparison = compare(
             lambda: self._models.pair(candidate_model, reference_model, expected.inputs, self.settings),
@@ -319,7 +320,7 @@ class MeasurementSession:
             reference,
             precision,
             clock,
-            tolerance=self._tolerance(final),
+            tolerance=precision.tolerance,
             candidate_first=derive_seed(self._seed, "order", name) % 2 == 0,
             patience=Patience(precision.patience_seconds, self.host.is_busy),
             min_calls=self._min_calls,
@@ -351,9 +352,9 @@ class MeasurementSession:
         except RunnerDiedError as error:
             raise TargetError(f"{self.settings.runtime} on {name}: {error}") from error
 
-    def _tolerance(self, final: bool) -> float:
+    def _precision(self, final: bool) -> MeasurementSettings:
         precision = self.settings.measurement
-        return precision.final_tolerance if final else precision.tolerance
+        return precision.final if final else precision
 
     def _environment(self, description: Mapping[str, Any]) -> Facts:
         return {

@@ -38,8 +38,14 @@ class MeasurementSettings(Section):
     seconds: float = Field(
         default=10.0, gt=0, description="budget of one measurement; beyond it the result is marked noisy"
     )
+    final_seconds: float = Field(default=30.0, gt=0, description="the same for the delivered models")
     block_ms: float = Field(default=10.0, gt=0, description="length of one uninterrupted block of runs")
     patience_seconds: float = Field(default=5.0, ge=0, description="longest wait for a busy machine to become quiet")
+
+    @property
+    def final(self) -> Self:
+        """The settings with which delivered models are measured."""
+        return self.model_copy(update={"tolerance": self.final_tolerance, "seconds": self.final_seconds})
 
 
 def inherit_target(own: dict[str, Any], target: dict[str, Any]) -> dict[str, Any]:
