@@ -31,7 +31,7 @@ def own_lock_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def settings() -> TargetSettings:
-    quick = MeasurementSettings(tolerance=0.5, seconds=0.01, block_ms=2.0, patience_seconds=0.0)
+    quick = MeasurementSettings(tolerance=0.5, seconds=0.01, final_seconds=0.01, block_ms=2.0, patience_seconds=0.0)
     return TargetSettings(runtime="fake", batch_size=2, sequence_length=8, measurement=quick)
 
 

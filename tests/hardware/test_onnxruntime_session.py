@@ -21,7 +21,9 @@ from flashdistill.models.students import build_student
 FAMILY = StudentFamily(num_blocks=2, vocab_size=300, embedding_size=16, max_positions=32)
 SETTINGS = TargetSettings(
     sequence_length=32,
-    measurement=MeasurementSettings(tolerance=0.5, seconds=0.01, block_ms=2.0, patience_seconds=0.0),
+    measurement=MeasurementSettings(
+        tolerance=0.5, seconds=0.01, final_seconds=0.01, block_ms=2.0, patience_seconds=0.0
+    ),
 )
 
 
