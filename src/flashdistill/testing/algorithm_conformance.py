@@ -12,56 +12,18 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
-from flashdistill.core.architecture import Architecture, StudentFamily
+from flashdistill.core.architecture import Architecture
 from flashdistill.core.measurement import Constraint, Measurement, Objective
 from flashdistill.core.trial import Trial, TrialState
-from flashdistill.exploration.algorithms.base import Algorithm, SearchProblem
-from flashdistill.exploration.settings import SpaceSettings
+from flashdistill.exploration.algorithms.base import Algorithm, SearchProblem, tried
 from flashdistill.exploration.space import DesignSpace
+from flashdistill.testing.search_cases import MODES, STATES, judged, made_up_trials, small_space, vast_space, with_state
 from flashdistill.testing.synthetic_space import OBJECTIVES, SyntheticProblem
-
-_STATES = (TrialState.COMPLETE, TrialState.INFEASIBLE, TrialState.FAILED, TrialState.COMPLETE, TrialState.PENDING)
-
-
-def small_space(**choices: Any) -> DesignSpace:
-    """24 architectures over four factors, unless ``choices`` say otherwise."""
-    defaults: dict[str, Any] = {
-        "hidden_size": [128, 256],
-        "bottleneck_size": [64, 96],
-        "num_heads": [4],
-        "intermediate_size": [384, 512],
-        "num_feedforward": [2, 4, 6],
-    }
-    return DesignSpace(SpaceSettings(**(defaults | choices)), StudentFamily(num_blocks=4))
-
-
-def with_state(trial: Trial, state: TrialState) -> Trial:
-    """The complete ``trial`` as it would be had it ended so."""
-    if state is TrialState.COMPLETE:
-        return trial
-    if state is TrialState.INFEASIBLE:
-        measured = {name: m for name, m in trial.measurements.items() if name != "mlm_accuracy"}
-        return replace(trial, state=state, reason="too slow", measurements=measured)
-    return replace(trial, state=state, reason="diverged" if state is TrialState.FAILED else "", measurements={})
-
-
-def made_up_trials(space: DesignSpace, architectures: Sequence[Architecture]) -> list[Trial]:
-    """Complete trials whose results rise with every factor; for spaces of any size."""
-    trials = []
-    for number, (architecture, size) in enumerate(
-        zip(architectures, space.encode(architectures).mean(axis=1), strict=True)
-    ):
-        results = (
-            Measurement.of("mlm_accuracy", 0.3 + 0.1 * float(size), stderr=0.003),
-            Measurement.of("latency_ms", 5.0 + 10.0 * float(size) ** 2, stderr=0.1),
-        )
-        trials.append(Trial(number, architecture, TrialState.COMPLETE, measurements={m.name: m for m in results}))
-    return trials
 
 
 class AlgorithmConformance(ABC):
@@ -79,7 +41,7 @@ class AlgorithmConformance(ABC):
         """The baseline and ``count`` random trials in all states."""
         others = synthetic.space.sample(count, np.random.default_rng(1), exclude=[synthetic.baseline])
         trials = [synthetic.run(architecture, number) for number, architecture in enumerate(others, start=1)]
-        mixed = [with_state(trial, _STATES[trial.number % len(_STATES)]) for trial in trials]
+        mixed = [with_state(trial, STATES[trial.number % len(STATES)]) for trial in trials]
         return [synthetic.run(synthetic.baseline, 0), *mixed]
 
     def test_visits_every_architecture_once_then_stops(self):
@@ -89,7 +51,7 @@ class AlgorithmConformance(ABC):
         while suggested := algorithm.suggest(synthetic.space, trials, 3, seed=0):
             for architecture in suggested:
                 complete = synthetic.run(architecture, len(trials))
-                trials.append(with_state(complete, _STATES[len(trials) % len(_STATES)]))
+                trials.append(with_state(complete, STATES[len(trials) % len(STATES)]))
             assert len(trials) <= synthetic.space.size, "suggests more than the space holds"
         assert sorted(trial.architecture for trial in trials) == sorted(synthetic.space.table)
 
@@ -166,8 +128,7 @@ class AlgorithmConformance(ABC):
         synthetic = SyntheticProblem(space=small_space())
         trials = self.history(synthetic, 20)
         suggested = self.algorithm(self.problem(synthetic)).suggest(synthetic.space, trials, 50, seed=0)
-        tried = {trial.architecture for trial in trials}
-        assert sorted(suggested) == sorted(set(synthetic.space.table) - tried)
+        assert sorted(suggested) == sorted(set(synthetic.space.table) - tried(trials))
 
     def test_nothing_asked_for(self):
         synthetic = SyntheticProblem(space=small_space())
@@ -217,6 +178,62 @@ class AlgorithmConformance(ABC):
         three = (*OBJECTIVES, Objective("num_parameters", "minimize"))
         self._check(synthetic.space, trials, synthetic.baseline, objectives=three)
 
+    @pytest.mark.parametrize("mode", MODES)
+    def test_one_objective_until_the_space_is_exhausted(self, mode: str):
+        synthetic = SyntheticProblem(space=small_space())
+        objectives, texts = MODES[mode]
+        constraints = [Constraint.parse(text) for text in texts]
+        baseline = synthetic.run(synthetic.baseline, 0)
+        others = synthetic.space.sample(13, np.random.default_rng(1), exclude=[synthetic.baseline])
+        trials = [baseline, *(judged(synthetic.run(a, n), constraints, baseline) for n, a in enumerate(others, 1))]
+        self._check(synthetic.space, trials, synthetic.baseline, objectives, texts)
+        algorithm = self.algorithm(SearchProblem(objectives, constraints, synthetic.baseline))
+        while suggested := algorithm.suggest(synthetic.space, trials, 4, seed=0):
+            found = [synthetic.run(architecture, len(trials) + place) for place, architecture in enumerate(suggested)]
+            trials.extend(judged(trial, constraints, baseline) for trial in found)
+            assert len(trials) <= synthetic.space.size, "suggests more than the space holds"
+        assert sorted(trial.architecture for trial in trials) == sorted(synthetic.space.table)
+
+    def test_what_was_only_measured_is_still_suggested_once(self):
+        """All of the space was measured beforehand, whether it keeps the limit or not."""
+        synthetic = SyntheticProblem(space=small_space())
+        baseline = synthetic.run(synthetic.baseline, 0)
+        probes = [with_state(synthetic.run(a, n), TrialState.MEASURED) for n, a in enumerate(synthetic.space.table)]
+        constraints = [Constraint.parse("latency_ms <= 0.8x")]
+        for goal in ("front", "beat-baseline"):
+            algorithm = self.algorithm(SearchProblem(OBJECTIVES, constraints, synthetic.baseline, goal))
+            trials = [*probes, baseline]
+            while suggested := algorithm.suggest(synthetic.space, trials, 5, seed=0):
+                number = len(trials) - len(probes)
+                found = [synthetic.run(architecture, number + place) for place, architecture in enumerate(suggested)]
+                trials.extend(judged(trial, constraints, baseline) for trial in found)
+                assert len(trials) <= 2 * synthetic.space.size, "suggests more than the space holds"
+            assert sorted(t.architecture for t in trials[len(probes) :]) == sorted(synthetic.space.table)
+
+    def test_probes_before_any_trial(self):
+        synthetic = SyntheticProblem(space=small_space())
+        probes = [with_state(synthetic.run(a, n), TrialState.MEASURED) for n, a in enumerate(synthetic.space.table[:6])]
+        suggested = self.algorithm(self.problem(synthetic)).suggest(synthetic.space, probes, 3, seed=0)
+        assert len(set(suggested)) == 3
+
+    def test_another_runs_trials_count_neither_as_tried_nor_as_results(self):
+        """A prior of the whole space, on another scale and in all states, and some of other spaces."""
+        synthetic = SyntheticProblem(space=small_space())
+        prior = [
+            with_state(t, STATES[t.number % len(STATES)])
+            for t in made_up_trials(synthetic.space, synthetic.space.table)
+        ]
+        prior += [replace(trial, architecture=Architecture(768, 320, 5, 768, 9)) for trial in prior[:2]]
+        for goal in ("front", "beat-baseline"):
+            problem = SearchProblem(OBJECTIVES, (), synthetic.baseline, goal, prior)
+            for trials in ([], self.history(synthetic, 10)):
+                suggested = self.algorithm(problem).suggest(synthetic.space, trials, 2, seed=0)
+                assert len(set(suggested)) == 2
+                assert suggested == self.algorithm(problem).suggest(synthetic.space, trials, 2, seed=0)
+                assert not set(suggested) & {trial.architecture for trial in trials}
+            rest = self.algorithm(problem).suggest(synthetic.space, trials, synthetic.space.size, seed=0)
+            assert len(set(rest)) == synthetic.space.size - len(trials)
+
     def test_space_too_large_to_enumerate(self):
         space = small_space(
             hidden_size=list(range(128, 528, 8)),
@@ -229,6 +246,17 @@ class AlgorithmConformance(ABC):
         trials = made_up_trials(space, shown)
         suggested = self._check(space, trials, shown[0], constraints=["num_parameters <= 12e6"])
         assert all(space.parameters(suggested) <= 12e6)
+
+    @pytest.mark.parametrize("limit", [180e6, 4.1e6])
+    def test_vast_space(self, limit: float):
+        """Of 1e12 architectures about two thirds keep the first limit, one in a million the second."""
+        space = vast_space()
+        smallest = Architecture(128, 32, 4, 128, 1, 1)
+        shown = space.sample(12, np.random.default_rng(0))
+        constraints = [f"num_parameters <= {limit}"]
+        for trials in ([], made_up_trials(space, shown)):
+            suggested = self._check(space, trials, smallest, constraints=constraints)
+            assert all(space.parameters(suggested) <= limit)
 
     def _check(
         self,
@@ -246,5 +274,5 @@ class AlgorithmConformance(ABC):
             suggested = algorithm.suggest(space, trials, 2, seed=0)
             assert len(set(suggested)) == 2
             assert all(architecture in space for architecture in suggested)
-            assert not set(suggested) & {trial.architecture for trial in trials}
+            assert not set(suggested) & tried(trials)
         return suggested

@@ -34,6 +34,7 @@ class SyntheticProblem:
         winners: about how many architectures dominate `baseline`.
         accuracy_noise: standard deviation of an observed accuracy (a fraction: 0.003 is 0.3 points).
         latency_noise: relative standard deviation of an observed latency.
+        roughness: how strongly and how quickly the interactions of factors vary; at 1 they are smooth.
     """
 
     seed: int = 0
@@ -41,6 +42,7 @@ class SyntheticProblem:
     winners: int = 7
     accuracy_noise: float = 0.003
     latency_noise: float = 0.02
+    roughness: float = 1.0
 
     @cached_property
     def truth(self) -> np.ndarray:
@@ -56,8 +58,8 @@ class SyntheticProblem:
         peaks = rng.uniform(0.6, 1.4, self.space.dimension)
         quality = (weights * (1.0 - np.square(features - peaks))).sum(axis=1)
         for _ in range(4):
-            direction = rng.normal(0.0, 2.0, self.space.dimension)
-            quality += 0.15 * np.sin(features @ direction + rng.uniform(0.0, 2.0 * np.pi))
+            direction = rng.normal(0.0, 2.0 * self.roughness, self.space.dimension)
+            quality += 0.15 * self.roughness * np.sin(features @ direction + rng.uniform(0.0, 2.0 * np.pi))
         spread = np.ptp(quality)
         return 0.30 + 0.10 * (quality - quality.min()) / (spread if spread > 0 else 1.0)
 
@@ -65,7 +67,8 @@ class SyntheticProblem:
         """Multiply-adds of a block, an overhead per operator, and a machine's smooth preferences; ms."""
         rng = generator("synthetic latency", self.seed)
         features = self.space.encode(self.space.table)
-        preference = 0.06 * np.sin(features @ rng.normal(0.0, 2.0, self.space.dimension))
+        direction = rng.normal(0.0, 2.0 * self.roughness, self.space.dimension)
+        preference = 0.06 * self.roughness * np.sin(features @ direction)
         latency = []
         for architecture in self.space.table:
             h, b, i = architecture.hidden_size, architecture.bottleneck_size, architecture.intermediate_size

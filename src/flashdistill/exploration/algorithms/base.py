@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import numpy as np
 
 from flashdistill.core.architecture import Architecture
 from flashdistill.core.measurement import Constraint, Objective
-from flashdistill.core.trial import Trial
+from flashdistill.core.trial import Trial, TrialState
 from flashdistill.exploration.constraints import known_without_measuring
 from flashdistill.exploration.space import DesignSpace
 
@@ -27,21 +28,32 @@ class SearchProblem:
             design space.
         goal: ``front`` maps the whole Pareto front, ``beat-baseline`` looks for architectures
             that dominate the baseline.
+        prior: trials of another run, with another teacher, corpus or machine: their values are
+            not comparable with this run's, but related to them. They do not count as tried.
     """
 
     objectives: Sequence[Objective]
     constraints: Sequence[Constraint]
     baseline: Architecture
     goal: Literal["front", "beat-baseline"] = "front"
+    prior: Sequence[Trial] = ()
+
+    def size_range(self, space: DesignSpace) -> tuple[float, float]:
+        """The fewest and the most parameters that the constraints which need no measurement allow."""
+        fewest, most = 0.0, math.inf
+        reference = float(space.parameters([self.baseline])[0])
+        for constraint in known_without_measuring(self.constraints):
+            limit = constraint.limit(reference)
+            if constraint.op == "<=":
+                most = min(most, limit)
+            else:
+                fewest = max(fewest, limit)
+        return fewest, most
 
     def within_size_limits(self, space: DesignSpace, counts: np.ndarray) -> np.ndarray:
         """Which parameter counts, int [n], satisfy the constraints that need no measurement; bool [n]."""
-        allowed = np.ones(len(counts), dtype=bool)
-        for constraint in known_without_measuring(self.constraints):
-            reference = float(space.parameters([self.baseline])[0])
-            limit = constraint.limit(reference)
-            allowed &= counts <= limit if constraint.op == "<=" else counts >= limit
-        return allowed
+        fewest, most = self.size_range(space)
+        return (counts >= fewest) & (counts <= most)
 
 
 class Algorithm(ABC):
@@ -64,27 +76,33 @@ class Algorithm(ABC):
         more, finally none.
 
         Args:
-            trials: all trials of the study, the pending ones too.
+            trials: all trials of the study, the pending ones too, and what was only measured
+                (`TrialState.MEASURED`), which informs but may still be suggested.
             seed: the run's seed.
         """
+
+
+def tried(trials: Iterable[Trial]) -> set[Architecture]:
+    """The architectures that have a trial; those that were only measured have none."""
+    return {trial.architecture for trial in trials if trial.state is not TrialState.MEASURED}
 
 
 def untried(
     space: DesignSpace, problem: SearchProblem, trials: Iterable[Trial], candidates: Iterable[Architecture]
 ) -> list[Architecture]:
     """Those candidates that may be suggested, in the given order."""
-    tried = {trial.architecture for trial in trials}
-    fresh = [architecture for architecture in candidates if architecture not in tried]
+    taken = tried(trials)
+    fresh = [architecture for architecture in candidates if architecture not in taken]
     allowed = problem.within_size_limits(space, space.parameters(fresh))
     return [architecture for architecture, fits in zip(fresh, allowed, strict=True) if fits]
 
 
 def untried_table(space: DesignSpace, problem: SearchProblem, trials: Iterable[Trial]) -> list[Architecture]:
     """All architectures of an enumerable space that may be suggested, in the table's order."""
-    tried = {trial.architecture for trial in trials}
+    taken = tried(trials)
     allowed = problem.within_size_limits(space, space.table_parameters)
     return [
         architecture
         for architecture, fits in zip(space.table, allowed, strict=True)
-        if fits and architecture not in tried
+        if fits and architecture not in taken
     ]

@@ -5,34 +5,18 @@ Shape legend: N architectures, d features.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from flashdistill.core.architecture import Architecture
-from flashdistill.core.measurement import KNOWN_WITHOUT_MEASURING, metric_unit
-from flashdistill.core.seeds import derive_seed
-from flashdistill.core.trial import Trial, TrialState
+from flashdistill.core.measurement import KNOWN_WITHOUT_MEASURING
+from flashdistill.core.trial import Trial
 from flashdistill.exploration.algorithms.gaussian_process import GaussianProcess
+from flashdistill.exploration.algorithms.observations import as_arrays, is_logarithmic, observe
+from flashdistill.exploration.algorithms.transfer import fit_process
 from flashdistill.exploration.space import DesignSpace
-
-_LOGARITHMIC_UNITS = ("ms", "sequences/s", "FLOP", "bytes", "parameters")
-"""Of positive quantities whose effects multiply: they are modelled by their logarithm."""
-
-MIN_OBSERVATIONS = 3
-"""With fewer, a metric has no model."""
-
-
-def is_logarithmic(metric: str) -> bool:
-    """Whether a metric is modelled by its logarithm."""
-    return metric_unit(metric) in _LOGARITHMIC_UNITS
-
-
-def to_scale(metric: str, value: float) -> float:
-    """The value as it is modelled."""
-    return math.log(value) if is_logarithmic(metric) else value
 
 
 @dataclass(frozen=True)
@@ -66,27 +50,34 @@ class Candidates:
 class Surrogates:
     """One Gaussian process per measured metric; what is known exactly is not modelled.
 
-    Values are on the scale of `to_scale`.
+    Values are on the scale of `observations.to_scale`.
     """
 
     space: DesignSpace
     models: Mapping[str, GaussianProcess]
+    _latest: dict[str, tuple[Candidates, np.ndarray, np.ndarray]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @classmethod
-    def fit(cls, space: DesignSpace, trials: Sequence[Trial], metrics: Sequence[str], seed: int) -> Surrogates:
+    def fit(
+        cls, space: DesignSpace, trials: Sequence[Trial], metrics: Iterable[str], prior: Sequence[Trial] = ()
+    ) -> Surrogates:
         """Fit a model to each metric that has enough observations.
 
-        Trials that were measured but not trained inform the models of what was measured. Failed
-        trials inform none: their numbers may be wrong.
+        Trials that were measured but not trained inform the models of what was measured.
+
+        Args:
+            prior: trials of another run, see `transfer`.
         """
         models = {}
         for metric in dict.fromkeys(metrics):
-            observations = [] if metric in KNOWN_WITHOUT_MEASURING else _observations(space, trials, metric)
-            if len(observations) >= MIN_OBSERVATIONS:
-                architectures, values, variances = zip(*observations, strict=True)
-                models[metric] = GaussianProcess.fit(
-                    space.encode(architectures), np.array(values), np.array(variances), derive_seed(seed, metric)
-                )
+            if metric in KNOWN_WITHOUT_MEASURING or not space.dimension:
+                continue
+            here = as_arrays(space, observe(space, trials, metric))
+            there = as_arrays(space, observe(space, prior, metric)) if prior else None
+            if (model := fit_process(here, there)) is not None:
+                models[metric] = model
         return cls(space, models)
 
     def knows(self, metric: str) -> bool:
@@ -97,26 +88,23 @@ class Surrogates:
         if metric in KNOWN_WITHOUT_MEASURING:
             exact = candidates.parameters.astype(float)
             return (np.log(exact) if is_logarithmic(metric) else exact), np.zeros(len(candidates))
-        return self.models[metric].posterior(candidates.features)
+        # The same candidates are asked for several times in a row.
+        if metric not in self._latest or self._latest[metric][0] is not candidates:
+            self._latest[metric] = (candidates, *self.models[metric].posterior(candidates.features))
+        return self._latest[metric][1:]
+
+    def predict_excess(
+        self, metric: str, candidates: Candidates, anchor: Architecture
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation of each candidate's value less the anchor's, each [N]."""
+        single = Candidates.of(self.space, [anchor])
+        if metric in KNOWN_WITHOUT_MEASURING:
+            mean, deviation = self.predict(metric, candidates)
+            return mean - self.predict(metric, single)[0], deviation
+        return self.models[metric].excess(candidates.features, single.features[0])
 
     def assuming(self, candidates: Candidates) -> Surrogates:
         """The models as if these candidates had given what is predicted for them."""
         return replace(
             self, models={metric: model.with_fantasies(candidates.features) for metric, model in self.models.items()}
         )
-
-
-def _observations(space: DesignSpace, trials: Sequence[Trial], metric: str) -> list[tuple[Architecture, float, float]]:
-    """Architecture, value and noise variance on the model's scale."""
-    found = []
-    for trial in trials:
-        measurement = trial.measurements.get(metric)
-        if measurement is None or trial.state is TrialState.FAILED or not space.comparable(trial.architecture):
-            continue
-        value, error = measurement.value, measurement.stderr or 0.0
-        if not measurement.finite or (is_logarithmic(metric) and value <= 0):
-            continue
-        # The error of a logarithm is the relative error.
-        error = error / value if is_logarithmic(metric) else error
-        found.append((trial.architecture, to_scale(metric, value), error**2))
-    return found
