@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from flashdistill.core.architecture import Architecture
+from flashdistill.core.health import Noise, PredictionQuality, Reason, SearchHealth
 from flashdistill.core.measurement import Measurement, Objective
-from flashdistill.core.trial import Trial, TrialState
+from flashdistill.core.trial import Trial, TrialState, Verdict
 from flashdistill.delivery.record import (
     CorpusFacts,
     CurvePoint,
@@ -220,6 +221,83 @@ def rich_record() -> RunRecord:
     )
 
 
+def judged_health() -> SearchHealth:
+    """A search in good order: 9 complete, 2 stopped, 2 infeasible, 1 failed, 5 probes."""
+    observed = [0.1702, 0.1797, 0.1893, 0.1861, 0.1826, 0.1724, 0.1795, 0.1688, 0.1786, 0.1782]
+    predicted = [0.1714, 0.1790, 0.1871, 0.1840, 0.1822, 0.1735, 0.1801, 0.1702, 0.1760, 0.1785]
+    latencies = [2.71, 3.02, 4.92, 3.92, 3.13, 3.41, 3.66, 2.66, 2.45, 3.21, 5.62, 3.3]
+    return SearchHealth(
+        counts={"complete": 9, "stopped": 2, "infeasible": 2, "failed": 1, "measured": 5},
+        broken={"latency_ms <= 1.7x": 1, "num_parameters <= 9e+06": 1},
+        failures=(Reason("block 2 diverged at step 31 <loss>", 1, Architecture.parse("128_96_8_384_2")),),
+        unmoved=3,
+        untried=117,
+        predictions=(
+            PredictionQuality(
+                "mlm_accuracy",
+                observed,
+                predicted,
+                low=[value - (0.003 if value != 0.1760 else 0.002) for value in predicted],
+                high=[value + (0.003 if value != 0.1760 else 0.002) for value in predicted],
+                logarithmic=False,
+                r2=0.78,
+                tau=0.82,
+                within_two=0.9,
+            ),
+            PredictionQuality(
+                "latency_ms",
+                latencies,
+                [value * (1.02 if index % 2 else 0.97) for index, value in enumerate(latencies)],
+                low=[value * 0.9 for value in latencies],
+                high=[value * 1.1 for value in latencies],
+                logarithmic=True,
+                r2=0.97,
+                tau=0.94,
+                within_two=1.0,
+            ),
+        ),
+        noise=(
+            Noise("mlm_accuracy", 0.0016, 0.0205, "seeds", 9),
+            Noise("latency_ms", 0.04, 2.47, "standard errors", 10),
+        ),
+    )
+
+
+def again(*accuracies: float) -> tuple[dict[str, Measurement], ...]:
+    return tuple(measured(accuracy) for accuracy in accuracies)
+
+
+def judged_record() -> RunRecord:
+    """The rich record after two further seeds of its winners, two stopped students and five probes.
+
+    Of the three winners 11 is confirmed, 2 is not, and 6 was trained once.
+    """
+    further = {0: again(0.1790, 0.1786), 2: again(0.1771, 0.1779), 11: again(0.1812, 0.1806)}
+    trials = [replace(t, confirmations=further.get(t.number, ())) for t in search_trials()]
+    for number, name, latency, share, accuracy in (
+        (13, "128_64_8_256_2", 2.8, 0.5, 0.1661),
+        (14, "128_64_8_384_2", 3.0, 0.25, 0.0800),
+    ):
+        trials.append(
+            Trial(
+                number,
+                Architecture.parse(name),
+                TrialState.STOPPED,
+                f"after {share:.0%} of its steps far behind 192_64_1_256_2 & no faster",
+                measured(latency=latency, num_parameters=4.0e6),
+                {"measure": 4.0, "distill": 9.0},
+                {0.25: measured(0.0800), share: measured(accuracy)},
+            )
+        )
+    return replace(
+        rich_record(),
+        trials=tuple(trials),
+        verdicts=(Verdict(2, 3, 3, True, False, -0.4), Verdict(11, 3, 3, True, True, 2.3)),
+        hypervolume=(*rich_record().hypervolume, 0.083, 0.083),
+        health=judged_health(),
+    )
+
+
 def empty_record() -> RunRecord:
     """A run that has only just begun."""
     return RunRecord("", "", 0, "0.1.0", BASELINE, (ACCURACY, LATENCY))
@@ -241,6 +319,11 @@ def single_objective_record() -> RunRecord:
 @pytest.fixture(scope="session")
 def rich() -> RunRecord:
     return rich_record()
+
+
+@pytest.fixture(scope="session")
+def judged() -> RunRecord:
+    return judged_record()
 
 
 @pytest.fixture(scope="session")

@@ -25,6 +25,18 @@ def test_traces_hold_the_groups(rich):
     assert traces["line"]["x"] == [2.45, 3.02, 3.02, 3.13, 3.13, 3.92, 3.92, 4.92, 4.92]
 
 
+def test_stopped_students_and_single_seeds_have_traces(judged):
+    figure = interactive_front(judged)
+    assert figure is not None
+    traces = by_name(json.loads(json.dumps(figure, allow_nan=False)))
+    assert traces["stopped early"]["x"] == [2.8, 3.0]
+    assert "stopped after 50\N{NO-BREAK SPACE}% of its training" in traces["stopped early"]["hovertext"][0]
+    assert "192_64_1_256_2 &amp; no faster" in traces["stopped early"]["hovertext"][0]
+    assert len(traces["one seed"]["x"]) == 9
+    assert "mean of 3 training seeds" in traces["baseline"]["hovertext"][0]
+    assert traces["not evaluated"]["x"] == [5.62, 3.3]
+
+
 def test_colours_are_names(rich):
     text = json.dumps(interactive_front(rich))
     assert "#" not in text.replace("&#x27;", "").replace("&#39;", "")

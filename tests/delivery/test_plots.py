@@ -10,11 +10,13 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.container import ErrorbarContainer
 
 from flashdistill.core.measurement import Objective
 from flashdistill.core.seeds import generator
 from flashdistill.delivery.front_data import front_data
 from flashdistill.delivery.front_plot import front_plot
+from flashdistill.delivery.health_plots import predictions_plot
 from flashdistill.delivery.history_plots import curves_plot, history_plot
 from flashdistill.delivery.plot_style import CSS_VARIABLES, SERIES, inline_svg
 from flashdistill.delivery.plots import PLOTS, make_plots, write_plots
@@ -58,7 +60,7 @@ def test_a_plot_without_data_is_not_drawn(empty, all_failed, single):
 def test_names_are_those_of_the_table(plots, single):
     for made in (plots, make_plots(single)):
         assert all(plot.name == name for name, plot in made.items())
-    assert set(plots) | {"ranking"} == set(PLOTS)
+    assert set(plots) | {"ranking", "predictions"} == set(PLOTS)
 
 
 def test_the_front_holds_every_trial_that_is_known(rich):
@@ -120,6 +122,58 @@ def test_labels_keep_apart_and_inside(plots, crowded):
 def test_labels_name_the_baseline_and_the_delivered(plots):
     texts = {text.get_text() for text in plots["front"].figure.axes[0].texts}
     assert {"baseline 192_64_2_256_2", "192_64_1_256_2", "256_64_4_256_2", "256_64_2_384_4"} <= texts
+
+
+def test_stopped_students_stand_where_they_were_last_scored(judged):
+    data = front_data(judged)
+    assert data is not None
+    assert [(one.trial.number, one.share, one.point.x, round(one.point.y, 6)) for one in data.stopped] == [
+        (13, 0.5, 2.8, 16.61),
+        (14, 0.25, 3.0, 8.0),
+    ]
+    assert {trial.number for trial, _ in data.untrained} == {3, 12}
+    # The plot makes room for the near one; the far one is drawn at its lower edge.
+    assert data.limits[2] < 16.61
+    assert data.limits[2] > 10
+    assert data.inside(data.stopped[0].point) == (2.8, pytest.approx(16.61))
+    assert data.inside(data.stopped[1].point) == (3.0, data.bottom)
+    plot = front_plot(judged)
+    assert plot is not None
+    assert "2 stopped early" in plot.alt
+    assert plot.figure.axes[0].get_legend_handles_labels()[1].count("stopped early") == 1
+
+
+def test_means_over_seeds_are_drawn_with_their_runs(judged, rich):
+    data, single = front_data(judged), front_data(rich)
+    assert data is not None
+    assert single is not None
+    heights = {trial.number: point.y for trial, point in (*data.front, *data.others)}
+    assert heights[11] == pytest.approx(100 * (0.1786 + 0.1812 + 0.1806) / 3)
+    assert heights[2] == pytest.approx(100 * (0.1797 + 0.1771 + 0.1779) / 3)
+    assert data.baseline is not None
+    assert data.baseline.y == pytest.approx(100 * (0.1782 + 0.1790 + 0.1786) / 3)
+    assert len(data.single_seeds) == 9
+    assert single.single_seeds == []
+    # By the means 2 is behind the baseline, 6 and 11 are not.
+    assert (data.winners, single.winners) == (2, 3)
+
+
+def test_predictions_have_a_panel_each_and_mark_what_is_outside(judged):
+    plot = predictions_plot(judged)
+    assert plot is not None
+    accuracy, latency = plot.figure.axes
+    assert (accuracy.get_xscale(), latency.get_xscale()) == ("linear", "log")
+    handles = zip(*accuracy.get_legend_handles_labels(), strict=True)
+    counts = {label: len(bars[0].get_xdata()) for bars, label in handles if isinstance(bars, ErrorbarContainer)}
+    assert counts == {"within two deviations": 9, "outside": 1}
+    assert "outside" not in latency.get_legend_handles_labels()[1]
+    assert accuracy.get_xlim() == accuracy.get_ylim()
+    assert "R² 0.78" in plot.alt
+
+
+def test_two_observations_make_no_panel(judged):
+    few = replace(judged.health.predictions[0], observed=[0.1, 0.2], predicted=[0.1, 0.2], low=[0, 0], high=[1, 1])
+    assert predictions_plot(replace(judged, health=replace(judged.health, predictions=(few,)))) is None
 
 
 def test_best_so_far_never_gets_worse(rich):

@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 import pytest
 
 from flashdistill.core.trial import TrialState
+from flashdistill.delivery.health_text import health_table, health_warnings
 from flashdistill.delivery.record import RunRecord
 from flashdistill.delivery.report import write_report
 
@@ -134,10 +135,60 @@ def test_it_can_be_understood_without_seeing(page):
     assert len(identifiers) == len(set(identifiers))
 
 
+@pytest.fixture(scope="module")
+def judged_page(judged, tmp_path_factory):
+    return Page(write_report(judged, tmp_path_factory.mktemp("judged")).read_text(encoding="utf-8"))
+
+
+def test_the_health_of_the_search_is_told(judged_page, page):
+    for text in (
+        "Health of the search",
+        "Nothing stands out",
+        "5 architectures measured without training",
+        "latency_ms <= 1.7x excludes 1",
+        "block 2 diverged at step 31 <loss>",
+        "Smallest certain difference",
+    ):
+        assert text in judged_page.words
+        assert text not in page.words
+    assert "Search history" in page.words
+
+
+def test_observed_and_confirmed_winners_are_told_apart(judged_page, page):
+    assert "confirmed by 3 seeds" in judged_page.words
+    assert "not confirmed" in judged_page.words
+    assert "observed once" in judged_page.words
+    assert "Every student was trained once" not in judged_page.words
+    assert "confirmed by" not in page.words
+    assert "Every student was trained once" in page.words
+
+
+def test_stopped_students_are_listed_with_reason_and_last_score(judged_page):
+    words = judged_page.words.replace("\N{NO-BREAK SPACE}", " ")
+    assert "after 50% of its steps far behind 192_64_1_256_2 & no faster" in words
+    assert "16.6 % after 50 % of training" in words
+
+
+def test_warnings_are_shown_and_escaped(judged, tmp_path):
+    health = replace(judged.health, broken={NASTY: 30}, counts={"complete": 1, "infeasible": 30})
+    source = write_report(replace(judged, health=health), tmp_path).read_text(encoding="utf-8")
+    assert "<script>alert" not in source
+    assert "Only 1 of 31 students keep every constraint." in Page(source).words
+
+
 def test_it_is_rebuilt_from_its_results(run_directory, source, tmp_path):
     write_report(RunRecord.load(run_directory), tmp_path)
     assert (tmp_path / "report.html").read_text(encoding="utf-8") == source
     assert (tmp_path / "results.json").read_bytes() == (run_directory / "results.json").read_bytes()
+
+
+def test_health_is_rebuilt_from_its_results(judged, tmp_path):
+    judged.save(tmp_path)
+    read = RunRecord.load(tmp_path)
+    assert read.trials == judged.trials
+    assert health_warnings(read) == health_warnings(judged)
+    assert read.health is not None
+    assert health_table(read.health) == health_table(judged.health)
 
 
 def test_everything_is_escaped(rich, tmp_path):

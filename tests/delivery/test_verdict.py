@@ -74,6 +74,26 @@ def test_no_student_keeps_the_accuracy(trial, record_of):
     assert "No student keeps the baseline's MLM accuracy." in text
 
 
+def test_further_seeds_confirm_or_not(judged):
+    text = verdict(judged)
+    assert text.startswith(
+        f"3 of the 9 students evaluated beat the baseline {BASELINE} in both MLM accuracy and latency in a single "
+        "training: 192_64_4_256_2, 256_64_4_256_2 and 192_64_1_256_2. 2 of these were trained again from other seeds, "
+        "and on average over all seeds 1 beats the baseline's average (192_64_1_256_2), "
+        "all by more than two standard errors."
+    )
+    assert "192_64_1_256_2: 1.31× faster (2.45 ms against 3.21 ms) at 18.0 % against 17.9 % MLM accuracy." in text
+    assert "9 distilled and evaluated, 2 stopped early, 2 ruled out by a constraint and 1 failed." in text
+
+
+def test_further_seeds_confirm_nothing(judged):
+    text = verdict(replace(judged, verdicts=judged.verdicts[:1]))
+    assert "1 of these was trained again from other seeds, and it does not beat the baseline on average." in text
+    unsure = replace(judged.verdicts[1], margin=1.1)
+    text = verdict(replace(judged, verdicts=(unsure,)))
+    assert "1 beats the baseline's average (192_64_1_256_2), though not by more than two standard errors." in text
+
+
 def test_nothing_happened_yet(empty):
     assert verdict(empty) == "No architecture has been tried yet."
 

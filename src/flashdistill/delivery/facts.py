@@ -17,6 +17,7 @@ from flashdistill.delivery.formatting import (
     metric_name,
 )
 from flashdistill.delivery.record import RunRecord
+from flashdistill.delivery.winners import winners
 
 Facts = list[tuple[str, str]]
 
@@ -29,6 +30,9 @@ def glance(record: RunRecord) -> Facts:
         facts.append(("students evaluated", f"{evaluated} of {len(record.students)}"))
     if record.front and len(record.objectives) > 1:
         facts.append(("on the Pareto front", str(len(record.front))))
+    again = [winner for winner in winners(record) if winner.observed and winner.verdict]
+    if again:
+        facts.append(("winners confirmed", f"{sum(one.holds for one in again)} of {len(again)} trained again"))
     if students := [model for model in record.delivered if not model.is_baseline]:
         facts.append(("delivered", str(len(students))))
     if record.teacher and (score := record.teacher.measurements.get("mlm_accuracy")):

@@ -115,6 +115,16 @@ def format_difference(metric: str, value: float | None, reference: float | None)
     return f"{value / reference:.2f}×" if reference else ""
 
 
+def format_gap(metric: str, size: float) -> str:
+    """The size of a difference in two digits: ``0.45 points`` between accuracies, ``1.2 ms``."""
+    unit = metric_unit(metric)
+    if unit in _SCALED_UNITS:
+        return format_value(metric, size)
+    shown = 100.0 * size if unit == "fraction" else size
+    decimals = 0 if shown == 0 else min(max(1 - math.floor(math.log10(shown)), 0), 4)
+    return f"{_number(shown, decimals)}{SPACE}{'points' if unit == 'fraction' else unit}".rstrip()
+
+
 def _speed(value: float, reference: float) -> str:
     if value <= 0 or reference <= 0:
         return ""

@@ -53,6 +53,7 @@ def front_plot(record: RunRecord) -> Plot | None:
         axes.set_ylabel(f"{axis_label(data.y.metric)}, {better(data.y)}", rotation_mode="anchor")
         _draw_baseline(axes, data)
         _draw_trials(axes, data)
+        _draw_stopped(axes, data)
         _draw_untrained(axes, data)
         _draw_delivered(axes, data)
         legend_above(axes)
@@ -62,13 +63,17 @@ def front_plot(record: RunRecord) -> Plot | None:
 
 def front_caption(data: FrontData) -> str:
     """How to read the plot."""
-    parts = ["Each point is one architecture; bars are standard errors of the measurement."]
+    parts = ["Each point is one architecture; bars are standard errors."]
     if data.baseline is not None:
         parts.append("The shaded area holds what the baseline beats in both objectives.")
     if any(start for _, start, _ in data.moves):
         parts.append("Arrows lead from the search's short distillation to the full one of the delivered models.")
+    if data.single_seeds:
+        parts.append("Architectures trained from several seeds stand at their mean; dots are the single runs.")
+    if data.stopped:
+        parts.append("Triangles are students stopped early, where they were last scored or at the edge next to it.")
     if data.untrained:
-        parts.append("Marks at the lower edge are architectures that were measured but not evaluated.")
+        parts.append("Circles at the lower edge are architectures that were measured but not evaluated.")
     return " ".join(parts)
 
 
@@ -97,6 +102,17 @@ def _draw_baseline(axes: Axes, data: FrontData) -> None:
 def _draw_trials(axes: Axes, data: FrontData) -> None:
     if corners := data.staircase:
         axes.plot(*zip(*corners, strict=True), color=STUDENT, lw=1.4, alpha=0.8, zorder=2)
+    if data.single_seeds:
+        axes.plot(
+            [point.x for point in data.single_seeds],
+            [point.y for point in data.single_seeds],
+            "o",
+            ms=2.6,
+            color=OTHER,
+            mew=0,
+            label="one seed",
+            zorder=2.8,
+        )
     groups = (
         ("on the front", [point for trial, point in data.front if trial.number], STUDENT, STUDENT),
         ("evaluated", [point for _, point in data.others], STUDENT, PAPER),
@@ -118,6 +134,21 @@ def _draw_trials(axes: Axes, data: FrontData) -> None:
                 label=label,
                 zorder=3,
             )
+
+
+def _draw_stopped(axes: Axes, data: FrontData) -> None:
+    if data.stopped:
+        axes.plot(
+            *zip(*(data.inside(one.point) for one in data.stopped), strict=True),
+            "v",
+            ms=6,
+            mfc=PAPER,
+            color=OTHER,
+            mew=1.3,
+            label="stopped early",
+            zorder=2.5,
+            clip_on=False,
+        )
 
 
 def _draw_untrained(axes: Axes, data: FrontData) -> None:
@@ -189,6 +220,8 @@ def _labels(data: FrontData) -> list[Label]:
 
 def _obstacles(data: FrontData) -> list[tuple[float, float]]:
     points = [(point.x, point.y) for _, point in (*data.front, *data.others)]
+    points += [(point.x, point.y) for point in data.single_seeds]
+    points += [data.inside(one.point) for one in data.stopped]
     if data.baseline:
         points.append((data.baseline.x, data.baseline.y))
     for _, start, end in data.moves:
@@ -200,5 +233,4 @@ def _obstacles(data: FrontData) -> list[tuple[float, float]]:
             ]
     for (x, y), (next_x, next_y) in pairwise(data.staircase):
         points += [(x + part / 8 * (next_x - x), y + part / 8 * (next_y - y)) for part in range(8)]
-    bottom = data.limits[2] + 0.02 * (data.limits[3] - data.limits[2])
-    return points + [(value, bottom) for _, value in data.untrained]
+    return points + [(value, data.bottom) for _, value in data.untrained]

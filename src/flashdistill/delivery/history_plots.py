@@ -52,8 +52,10 @@ def history_plot(record: RunRecord) -> Plot | None:
             _draw_objective(axes, record, objective)
         grid[-1].set_xlabel("Trial (0 is the baseline)")
         grid[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
-        handles, labels = grid[-1].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=4)
+        entries = {
+            label: handle for axes in grid for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+        }
+        figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=5)
     names = [*(["hypervolume"] if volumes else []), *(metric_name(item.metric) for item in record.objectives)]
     caption = "Points are trials in the order in which they were suggested; the line is the best value so far."
     return Plot("history", caption, f"Search history by trial: {', '.join(names)}.", figure)
@@ -63,10 +65,17 @@ def _draw_objective(axes: Axes, record: RunRecord, objective: Objective) -> None
     scale = axis_scale(objective.metric)
     evaluated = record.evaluated
     students = [(trial.number, (trial.value(objective.metric) or 0.0) * scale) for trial in evaluated if trial.number]
+    stopped = [
+        (trial.number, value * scale)
+        for trial in record.trials
+        if trial.state is TrialState.STOPPED and (value := trial.value(objective.metric)) is not None
+    ]
     rest = [
         (trial.number, value * scale)
         for trial in record.trials
-        if trial not in evaluated and (value := trial.value(objective.metric)) is not None
+        if trial not in evaluated
+        and trial.state is not TrialState.STOPPED
+        and (value := trial.value(objective.metric)) is not None
     ]
     baseline = record.baseline_trial
     if baseline in evaluated and baseline is not None:
@@ -77,6 +86,8 @@ def _draw_objective(axes: Axes, record: RunRecord, objective: Objective) -> None
         *_columns(_best_so_far(record, objective)), color=STUDENT, lw=1.4, drawstyle="steps-post", label="best so far"
     )
     axes.plot(*_columns(students), "o", ms=5, color=STUDENT, mfc=PAPER, mew=1.3, label="student")
+    if stopped:
+        axes.plot(*_columns(stopped), "v", ms=5, color=OTHER, mfc=PAPER, mew=1.2, label="stopped early")
     if rest:
         axes.plot(*_columns(rest), "x", ms=5, color=OTHER, label="infeasible or failed")
     axes.set_title(f"{axis_label(objective.metric)}", fontsize=10)

@@ -7,11 +7,13 @@ replaces by their values, again whenever the reader's theme changes.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from html import escape
 from typing import Any
 
 from flashdistill.core.measurement import Objective
-from flashdistill.delivery.formatting import axis_label, format_measurement, metric_name
+from flashdistill.core.trial import Trial
+from flashdistill.delivery.formatting import axis_label, format_measurement, format_share, metric_name
 from flashdistill.delivery.front_data import FrontData, Point, front_data
 from flashdistill.delivery.front_plot import better
 from flashdistill.delivery.plot_style import (
@@ -27,6 +29,7 @@ from flashdistill.delivery.plot_style import (
     STUDENT,
 )
 from flashdistill.delivery.record import Measurements, RunRecord
+from flashdistill.delivery.winners import training_runs
 
 Json = dict[str, Any]
 
@@ -39,7 +42,7 @@ def interactive_front(record: RunRecord) -> Json | None:
     data = front_data(record)
     if data is None:
         return None
-    traces = [_staircase(data), *_trials(data), *_delivered(data), *_untrained(data)]
+    traces = [_staircase(data), *_trials(data), *_delivered(data), *_stopped(data), *_untrained(data)]
     return {"title": data.title, "data": [trace for trace in traces if trace], "layout": _layout(data)}
 
 
@@ -92,29 +95,67 @@ def _staircase(data: FrontData) -> Json | None:
 
 def _trials(data: FrontData) -> list[Json]:
     traces = []
+    if data.single_seeds:
+        hovers = [escape(f"{point.architecture}, one training seed") for point in data.single_seeds]
+        dots = [replace(point, x_error=0.0, y_error=0.0) for point in data.single_seeds]
+        traces.append(_scatter("one seed", dots, hovers, _marker("circle", OTHER, 4)))
     front = [(trial, point) for trial, point in data.front if trial.number]
     for name, group, hollow in (("evaluated", data.others, True), ("on the front", front, False)):
         if group:
-            hovers = [_hover(f"{trial.number}: {trial.architecture}", trial.measurements) for trial, _ in group]
+            hovers = [
+                _hover(f"{trial.number}: {trial.architecture}", trial.measurements, _seeds_remark(trial))
+                for trial, _ in group
+            ]
             marker = _marker("circle", STUDENT, 9, hollow=hollow)
             traces.append(_scatter(name, [point for _, point in group], hovers, marker))
     if data.baseline is not None and data.baseline_trial is not None:
-        hover = _hover(f"baseline {data.baseline.architecture}", data.baseline_trial.measurements)
+        remark = _seeds_remark(data.baseline_trial)
+        hover = _hover(f"baseline {data.baseline.architecture}", data.baseline_trial.measurements, remark)
         traces.append(_scatter("baseline", [data.baseline], [hover], _marker("diamond", BASELINE, 10)))
     return traces
+
+
+def _seeds_remark(trial: Trial) -> str:
+    return f"mean of {training_runs(trial)} training seeds" if trial.confirmations else ""
+
+
+def _stopped(data: FrontData) -> list[Json]:
+    if not data.stopped:
+        return []
+    places = [data.inside(one.point) for one in data.stopped]
+    return [
+        {
+            "type": "scatter",
+            "mode": "markers",
+            "name": "stopped early",
+            "x": [x for x, _ in places],
+            "y": [y for _, y in places],
+            "marker": _marker("triangle-down", OTHER, 10, hollow=True),
+            "cliponaxis": False,
+            "hovertext": [
+                _hover(
+                    f"{one.trial.number}: {one.trial.architecture}",
+                    {**one.trial.measurements, **one.trial.curve[one.share]},
+                    f"stopped after {format_share(one.share)} of its training: {_short(one.trial.reason)}",
+                )
+                for one in data.stopped
+            ],
+            "hoverinfo": "text",
+        }
+    ]
 
 
 def _untrained(data: FrontData) -> list[Json]:
     if not data.untrained:
         return []
-    low, high, bottom, top = data.limits
+    low, high = data.limits[:2]
     return [
         {
             "type": "scatter",
             "mode": "markers",
             "name": "not evaluated",
             "x": [min(max(value, low), high) for _, value in data.untrained],
-            "y": [bottom + 0.02 * (top - bottom)] * len(data.untrained),
+            "y": [data.bottom] * len(data.untrained),
             "marker": _marker("circle-open", OTHER, 9),
             "cliponaxis": False,
             "hovertext": [

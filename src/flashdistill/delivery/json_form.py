@@ -68,7 +68,10 @@ def decode(kind: Any, data: Any, place: str = "") -> Any:
         return data
     if origin is Mapping:
         _expect(dict, data, place)
-        return {key: decode(arguments[1], item, f"{place}.{key}") for key, item in data.items()}
+        return {
+            _decode_key(arguments[0], key, place): decode(arguments[1], item, f"{place}.{key}")
+            for key, item in data.items()
+        }
     if origin is Sequence:
         _expect(list, data, place)
         return tuple(decode(arguments[0], item, f"{place}[{index}]") for index, item in enumerate(data))
@@ -86,6 +89,16 @@ def _decode_dataclass(kind: type, data: Any, place: str) -> Any:
     hints = get_type_hints(kind)
     prefix = f"{place}." if place else ""
     return kind(**{name: decode(hints[name], item, f"{prefix}{name}") for name, item in data.items()})
+
+
+def _decode_key(kind: Any, key: str, place: str) -> Any:
+    """JSON has keys of text only; a number was written as such."""
+    if kind not in (int, float):
+        return key
+    try:
+        return kind(key)
+    except ValueError:
+        raise ValueError(f"{place}: got the key {key!r}, expected {kind.__name__}") from None
 
 
 def _decode_union(choices: tuple[Any, ...], data: Any, place: str) -> Any:

@@ -55,7 +55,7 @@ CSS_VARIABLES = {
 }
 """The CSS variable that replaces a colour in HTML; the report's style sheet defines both themes."""
 
-LAST_IN_LEGEND = ("not evaluated",)
+LAST_IN_LEGEND = ("one seed", "stopped early", "not evaluated")
 """What is drawn early, or aside, and matters least."""
 
 _STYLE = {

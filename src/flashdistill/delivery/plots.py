@@ -7,6 +7,7 @@ from pathlib import Path
 
 from flashdistill.core.files import atomic_path
 from flashdistill.delivery.front_plot import front_plot
+from flashdistill.delivery.health_plots import predictions_plot
 from flashdistill.delivery.history_plots import costs_plot, curves_plot, history_plot
 from flashdistill.delivery.plot_style import Plot
 from flashdistill.delivery.ranking_plot import ranking_plot
@@ -16,6 +17,7 @@ PLOTS: dict[str, Callable[[RunRecord], Plot | None]] = {
     "front": front_plot,
     "ranking": ranking_plot,
     "history": history_plot,
+    "predictions": predictions_plot,
     "curves": curves_plot,
     "costs": costs_plot,
 }

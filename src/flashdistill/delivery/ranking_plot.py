@@ -20,6 +20,7 @@ from flashdistill.delivery.plot_style import (
     style,
 )
 from flashdistill.delivery.record import RunRecord
+from flashdistill.delivery.winners import over_seeds
 
 _MOST_RANKED = 30
 
@@ -29,7 +30,8 @@ def ranking_plot(record: RunRecord) -> Plot | None:
     if len(record.objectives) != 1 or not record.evaluated:
         return None
     objective = record.objectives[0]
-    ranked = sorted(record.evaluated, key=lambda trial: -objective.oriented(trial.value(objective.metric) or 0.0))
+    means = [over_seeds(trial) for trial in record.evaluated]
+    ranked = sorted(means, key=lambda trial: -objective.oriented(trial.value(objective.metric) or 0.0))
     shown = ranked[:_MOST_RANKED]
     baseline = next((trial for trial in ranked if trial.number == 0), None)
     if baseline is not None and baseline not in shown:
@@ -48,7 +50,7 @@ def ranking_plot(record: RunRecord) -> Plot | None:
         title = _title(record, ranked, len(shown))
         set_title(axes, title, above_legend=True)
         legend_above(axes)
-    caption = "Evaluated architectures from best to worst; bars are standard errors of the measurement."
+    caption = "Evaluated architectures from best to worst; bars are standard errors."
     return Plot("ranking", caption, f"Ranked dot plot of {metric_name(objective.metric)}: {title}.", figure)
 
 

@@ -15,8 +15,9 @@ from typing import Any, Literal
 from flashdistill.core.architecture import Architecture
 from flashdistill.core.errors import RunDirectoryError
 from flashdistill.core.files import read_json, write_json
+from flashdistill.core.health import SearchHealth
 from flashdistill.core.measurement import Measurement, Objective
-from flashdistill.core.trial import Trial, TrialState
+from flashdistill.core.trial import Trial, TrialState, Verdict
 from flashdistill.delivery.json_form import decode, encode
 
 SCHEMA = 1
@@ -154,10 +155,15 @@ class RunRecord:
         constraints: as the user wrote them (``latency_ms <= 0.8x``).
         search, flash, regular, target, further_targets: resolved configuration sections.
         trials: of the study; number 0 is the baseline.
-        front: numbers of the trials that no other trial dominates.
+        probes: architectures that were measured before the search; trained only where they are
+            among the trials, too.
+        front: numbers of the trials that no other trial dominates, means over seeds counting
+            where there are several.
         selected: numbers of the trials chosen for regular distillation.
+        verdicts: on every student trained with further seeds, whether it beats the baseline.
         hypervolume: dominated hypervolume after each trial, in the order of the trials; empty
             where it is not defined (one objective). None before the first complete trial.
+        health: how well the search went; None before it began.
         curves: learning curves, as far as they were kept.
         costs: seconds by phase of the whole run.
         notes: what a reader must know to judge the figures, one sentence each.
@@ -181,9 +187,12 @@ class RunRecord:
     target: Settings = field(default_factory=dict)
     further_targets: Mapping[str, Settings] = field(default_factory=dict)
     trials: Sequence[Trial] = ()
+    probes: Sequence[Trial] = ()
     front: Sequence[int] = ()
     selected: Sequence[int] = ()
+    verdicts: Sequence[Verdict] = ()
     hypervolume: Sequence[float | None] = ()
+    health: SearchHealth | None = None
     delivered: Sequence[DeliveredModel] = ()
     curves: Sequence[LearningCurve] = ()
     costs: Mapping[str, float] = field(default_factory=dict)

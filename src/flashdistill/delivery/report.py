@@ -10,12 +10,14 @@ from plotly.offline import get_plotlyjs
 
 from flashdistill.core.files import write_text
 from flashdistill.delivery.facts import glance, sections
+from flashdistill.delivery.health_text import health_facts, health_table, health_warnings
 from flashdistill.delivery.interactive_front import interactive_front
 from flashdistill.delivery.plot_style import inline_svg
 from flashdistill.delivery.plots import make_plots, write_plots
 from flashdistill.delivery.record import RunRecord
 from flashdistill.delivery.tables import costs_table, delivered_table, student_costs_table, trials_table
 from flashdistill.delivery.verdict import verdict
+from flashdistill.delivery.winners_table import winners_table
 
 REPORT_FILE = "report.html"
 PLOTS_DIRECTORY = "plots"
@@ -35,7 +37,7 @@ def write_report(record: RunRecord, run_directory: Path) -> Path:
     record.save(run_directory)
     plots = make_plots(record)
     write_plots(plots, run_directory / PLOTS_DIRECTORY)
-    front = interactive_front(record)
+    front, health = interactive_front(record), record.health
     page = (
         _environment()
         .get_template("report.html.j2")
@@ -44,7 +46,12 @@ def write_report(record: RunRecord, run_directory: Path) -> Path:
             verdict=verdict(record),
             glance=glance(record),
             delivered=delivered_table(record),
+            winners=winners_table(record),
+            health_facts=health_facts(health) if health else [],
+            health=health_table(health) if health else None,
+            warnings=health_warnings(record),
             trials=trials_table(record),
+            several_seeds=any(trial.confirmations for trial in record.trials),
             costs=[table for table in (costs_table(record), student_costs_table(record)) if table],
             # Made by us from escaped parts, so it is safe as it is.
             plots={name: {"caption": plot.caption, "svg": Markup(inline_svg(plot))} for name, plot in plots.items()},

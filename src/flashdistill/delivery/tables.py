@@ -29,6 +29,7 @@ from flashdistill.delivery.formatting import (
     metric_name,
 )
 from flashdistill.delivery.record import DeliveredModel, RunRecord
+from flashdistill.delivery.winners import over_seeds, training_runs
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def _metrics(record: RunRecord, scored: Iterable[Scored]) -> list[str]:
     return sorted(shown, key=lambda name: (order.index(metric_parts(name)[0]), metric_parts(name)[1] or ""))
 
 
-def _metric_cell(measurement: Measurement | None, remarks: Sequence[str] = ()) -> Cell:
+def metric_cell(measurement: Measurement | None, remarks: Sequence[str] = ()) -> Cell:
     """Latencies carry their 95 % interval, everything else its standard error."""
     if measurement is None:
         return Cell(format_value("", None), numeric=True)
@@ -114,7 +115,7 @@ def _metric_cell(measurement: Measurement | None, remarks: Sequence[str] = ()) -
     )
 
 
-def _metric_columns(metrics: Sequence[str]) -> list[Column]:
+def metric_columns(metrics: Sequence[str]) -> list[Column]:
     return [Column(capitalized(metric_name(metric)), numeric=True) for metric in metrics]
 
 
@@ -128,7 +129,7 @@ def delivered_table(record: RunRecord) -> Table | None:
         "Delivered models",
         [
             Column("Model"),
-            *_metric_columns(metrics),
+            *metric_columns(metrics),
             Column("Steps", numeric=True),
             Column("Time", numeric=True),
             Column("ONNX parity", numeric=True),
@@ -148,7 +149,7 @@ def _delivered_row(record: RunRecord, model: DeliveredModel, metrics: Sequence[s
         searched = model.flash_measurements.get(metric)
         if searched is not None and metric in objectives and not known_before_training(metric):
             remarks.append(f"{format_value(metric, searched.value)} in the search")
-        cells.append(_metric_cell(model.measurements.get(metric), remarks))
+        cells.append(metric_cell(model.measurements.get(metric), remarks))
     spent = seconds(model.costs)
     parity = model.parity_max_abs
     # A leading "./" keeps any directory name from being read as an address with a scheme.
@@ -176,7 +177,7 @@ def trials_table(record: RunRecord) -> Table | None:
         return None
     metrics = _metrics(record, record.trials)
     speed = "latency_ms" in metrics and record.baseline_trial is not None
-    columns = [Column("#", numeric=True), Column("Architecture"), Column("State"), *_metric_columns(metrics)]
+    columns = [Column("#", numeric=True), Column("Architecture"), Column("State"), *metric_columns(metrics)]
     if speed:
         columns.insert(4 + metrics.index("latency_ms"), Column("Speed", numeric=True))
     columns.append(Column("Time", numeric=True))
@@ -185,13 +186,15 @@ def trials_table(record: RunRecord) -> Table | None:
 
 def _trial_row(record: RunRecord, trial: Trial, metrics: Sequence[str], speed: bool) -> Row:
     cells: list[Cell] = []
+    mean = over_seeds(trial)
     for metric in metrics:
-        cells.append(_metric_cell(trial.measurements.get(metric)))
+        cells.append(_last_score(trial, metric) or metric_cell(mean.measurements.get(metric)))
         if speed and metric == "latency_ms":
             cells.append(_speed_cell(record, trial))
     badges = ["baseline"] if trial.number == 0 else []
     badges += ["front"] if trial.number in record.front else []
     badges += ["selected"] if trial.number in record.selected else []
+    badges += [f"{training_runs(trial)} seeds"] if trial.confirmations else []
     spent = seconds(trial.costs)
     return Row(
         [
@@ -205,6 +208,15 @@ def _trial_row(record: RunRecord, trial: Trial, metrics: Sequence[str], speed: b
         ],
         kind="baseline" if trial.number == 0 else "" if trial.state is TrialState.COMPLETE else "muted",
     )
+
+
+def _last_score(trial: Trial, metric: str) -> Cell | None:
+    """What a student stopped early had reached; it sorts as unknown, for it is no final value."""
+    share = max(trial.curve, default=None) if trial.state is TrialState.STOPPED else None
+    if share is None or metric in trial.measurements or metric not in trial.curve[share]:
+        return None
+    reached = format_value(metric, trial.curve[share][metric].value)
+    return Cell(reached, remarks=[f"after {format_share(share)} of training"], numeric=True)
 
 
 def _speed_cell(record: RunRecord, trial: Trial) -> Cell:

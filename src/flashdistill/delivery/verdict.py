@@ -17,6 +17,8 @@ from flashdistill.delivery.formatting import (
     metric_name,
 )
 from flashdistill.delivery.record import RunRecord
+from flashdistill.delivery.winners import over_seeds
+from flashdistill.delivery.winners import winners as all_winners
 
 _NAMED_STUDENTS = 4
 """A longer list of winners is left to the table."""
@@ -72,7 +74,8 @@ def _against_baseline(record: RunRecord) -> list[str]:
     if not students:
         return [f"No student was evaluated, so nothing can be compared with the baseline {record.baseline}."]
     winners = [student for student in students if beats(student, baseline, record.objectives)]
-    rival = f"the baseline {record.baseline} in {objective_names(record)}"
+    once = " in a single training" if any(winner.confirmations for winner in winners) else ""
+    rival = f"the baseline {record.baseline} in {objective_names(record)}{once}"
     if len(students) == 1:
         sentence = f"The one student evaluated, {students[0].architecture}, {{}} {rival}."
         if not winners:
@@ -87,6 +90,9 @@ def _against_baseline(record: RunRecord) -> list[str]:
 
 
 def _how_clearly(record: RunRecord, winners: Sequence[Trial], baseline: Trial) -> list[str]:
+    judged = {verdict.number for verdict in record.verdicts}
+    if any(winner.number in judged for winner in winners):
+        return [_over_further_seeds(record)]
     clear = [winner for winner in winners if beats_clearly(winner, baseline, record.objectives)]
     if len(clear) == len(winners):
         return []
@@ -97,6 +103,26 @@ def _how_clearly(record: RunRecord, winners: Sequence[Trial], baseline: Trial) -
         return [f"{'It is not' if len(winners) == 1 else 'None of them is'} better {margin}."]
     verb = "is" if len(clear) == 1 else "are"
     return [f"{len(clear)} of them {verb} better {margin}; noise may explain the rest."]
+
+
+def _over_further_seeds(record: RunRecord) -> str:
+    """What became of the observed winners that were trained again."""
+    again = [one for one in all_winners(record) if one.observed and one.verdict]
+    held = [one for one in again if one.holds]
+    several = len(again) > 1
+    if not held:
+        return (
+            f"{len(again)} of these {'were' if several else 'was'} trained again from other seeds, and "
+            f"{'none of them' if several else 'it'} {'beats' if several else 'does not beat'} the baseline on average."
+        )
+    clear = [str(one.trial.architecture) for one in held if one.clear]
+    names = f" ({joined([str(one.trial.architecture) for one in held])})" if len(held) <= _NAMED_STUDENTS else ""
+    how = f"{'all' if len(clear) == len(held) else joined(clear)} by more than two standard errors"
+    return (
+        f"{len(again)} of these {'were' if several else 'was'} trained again from other seeds, and on average over all "
+        f"seeds {len(held)} {'beats' if len(held) == 1 else 'beat'} the baseline's average{names}, "
+        f"{how if clear else 'though not by more than two standard errors'}."
+    )
 
 
 def _trade_offs(record: RunRecord) -> list[str]:
@@ -136,7 +162,8 @@ def _best_without_loss(record: RunRecord) -> list[str]:
     baseline = record.baseline_trial
     if baseline is None or baseline not in record.evaluated or not record.objectives:
         return []
-    students = [trial for trial in record.evaluated if trial.number != 0]
+    baseline = over_seeds(baseline)
+    students = [over_seeds(trial) for trial in record.evaluated if trial.number != 0]
     if len(record.objectives) == 1:
         return _single_best(record, students, baseline)
     keep, improve = record.objectives[:2]
@@ -207,6 +234,7 @@ def _what_was_tried(record: RunRecord) -> list[str]:
         return []
     parts = [
         (states.count(TrialState.COMPLETE), "distilled and evaluated"),
+        (states.count(TrialState.STOPPED), "stopped early"),
         (states.count(TrialState.INFEASIBLE), "ruled out by a constraint"),
         (states.count(TrialState.FAILED), "failed"),
         (states.count(TrialState.PENDING), "unfinished"),
