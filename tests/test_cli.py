@@ -37,6 +37,7 @@ VERBS = {
     "pretrain-teacher": "CONFIG [KEY=VALUE]...",
     "report": "RUN",
     "dashboard": "RUN",
+    "remeasure": "RUN [KEY=VALUE]...",
     "doctor": "",
 }
 
@@ -287,45 +288,49 @@ def test_a_missing_configuration(directory):
     assert (result.exit_code, result.stderr) == (2, "error: absent.yaml: there is no such file\n")
 
 
-def test_report_and_dashboard_want_a_run_directory(directory, pipeline):
-    for verb in ("report", "dashboard"):
+def test_verbs_about_a_run_want_its_directory(directory, pipeline):
+    for verb in ("report", "dashboard", "remeasure"):
         result = call(verb, ".")
         assert (result.exit_code, result.stderr) == (2, "error: . is not a run directory: it has no config.yaml\n")
     Path("config.yaml").write_text(GOOD, encoding="utf-8")
     assert call("report", ".").stdout == "report: runs/small/report.html\n"
-    result = call("dashboard", ".")
-    assert (result.exit_code, result.stderr) == (2, "error: . has no study.db yet; start its search first\n")
 
 
-def fake_dashboard(monkeypatch, served):
-    module: Any = types.ModuleType("optuna_dashboard")
-    module.run_server = lambda storage, host, port: served.append((storage, host, port))
-    storage: Any = types.ModuleType("flashdistill.exploration.storage")
-    storage.sqlite_url = lambda path: f"sqlite:///{path}"
-    storage.open_storage = lambda url: url
-    monkeypatch.setitem(sys.modules, "optuna_dashboard", module)
-    monkeypatch.setitem(sys.modules, "flashdistill.exploration.storage", storage)
+def fake_module(monkeypatch, name, **functions):
+    fake: Any = types.ModuleType(f"flashdistill.{name}")
+    for function, value in functions.items():
+        setattr(fake, function, value)
+    monkeypatch.setitem(sys.modules, fake.__name__, fake)
+    monkeypatch.setattr(flashdistill, name, fake, raising=False)
 
 
-def test_the_dashboard_serves_this_machine_only(directory, monkeypatch):
+def test_dashboard(directory, monkeypatch):
     served = []
-    fake_dashboard(monkeypatch, served)
+
+    def serve(run, port, announce):
+        served.append((run.path, port))
+        announce(f"http://127.0.0.1:{port}/")
+
+    fake_module(monkeypatch, "dashboard_command", serve=serve)
     Path("config.yaml").write_text(GOOD, encoding="utf-8")
-    Path("study.db").touch()
-    assert call("dashboard", ".", "--port", "9000").exit_code == 0
-    Path("config.yaml").write_text(GOOD + "search: {storage: 'postgresql://db/studies'}\n", encoding="utf-8")
+    assert call("dashboard", ".", "--port", "9000").stdout == "http://127.0.0.1:9000/\n"
     assert call("dashboard", ".").exit_code == 0
-    assert served == [("sqlite:///study.db", "127.0.0.1", 9000), ("postgresql://db/studies", "127.0.0.1", 8080)]
+    assert served == [(Path(), 9000), (Path(), 8080)]
+    assert call("dashboard", ".", "--port", "70000").exit_code == 2
 
 
-def test_a_missing_dashboard_names_the_extra(directory, monkeypatch):
-    fake_dashboard(monkeypatch, [])
-    monkeypatch.setitem(sys.modules, "optuna_dashboard", None)
+def test_remeasure(directory, monkeypatch):
+    calls = []
+
+    def remeasure(run, output, overrides, progress):
+        calls.append((run, output, overrides))
+        return Path("runs/other")
+
+    fake_module(monkeypatch, "remeasure_command", remeasure=remeasure)
     Path("config.yaml").write_text(GOOD, encoding="utf-8")
-    Path("study.db").touch()
-    result = call("dashboard", ".")
-    assert result.exit_code == 2
-    assert "pip install 'flashdistill[dashboard]'" in result.stderr
+    assert call("remeasure", ".").stdout == "run: runs/other\n"
+    assert call("remeasure", ".", "target.threads=4", "--output", "there").exit_code == 0
+    assert calls == [(Path(), None, []), (Path(), Path("there"), ["target.threads=4"])]
 
 
 def test_doctor(directory, monkeypatch):

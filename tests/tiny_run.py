@@ -26,8 +26,9 @@ target:
   sequence_length: 32
   peak_flops_per_s: 1.0e11    # measuring them takes seconds
   peak_bytes_per_s: 1.0e10
-  measurement: {seconds: 0.2, block_ms: 2, patience_seconds: 0, tolerance: 0.9, final_tolerance: 0.9}
-search: {algorithm: bayesian, trials: 3}
+  measurement: {seconds: 0.2, final_seconds: 0.2, block_ms: 2, patience_seconds: 0, tolerance: 0.9,
+                final_tolerance: 0.9}
+search: {algorithm: bayesian, trials: 3, confirm_seeds: 0}
 flash: {steps_per_block: 2, pretraining_steps: 4, batch_size: 8, optimizer: adamw, learning_rate: 2.0e-3}
 regular: {steps_per_block: 3, pretraining_steps: 6}
 select: {top: 1}

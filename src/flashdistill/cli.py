@@ -214,21 +214,27 @@ def dashboard(
     run_directory: Run,
     port: Annotated[int, typer.Option("--port", help="Port on 127.0.0.1.", min=1, max=65535)] = 8080,
 ) -> None:
-    """Show a run's study in optuna-dashboard, on this machine only."""
-    url = _study_url(run_directory)
-    try:
-        from optuna_dashboard import run_server
-    except ModuleNotFoundError:
-        raise InputError("optuna-dashboard is not installed; pip install 'flashdistill[dashboard]'") from None
-    from flashdistill.exploration.storage import open_storage
+    """Show a run's study in optuna-dashboard, on this machine only; nothing can be changed there."""
+    run = _require_run(run_directory)
 
-    typer.echo(f"http://127.0.0.1:{port}/ (Ctrl-C stops it)")
-    try:
-        run_server(open_storage(url), host="127.0.0.1", port=port)
-    except KeyboardInterrupt:
-        return
-    except OSError as error:
-        raise InputError(f"port {port} cannot be used ({error.strerror}); choose another with --port") from None
+    from flashdistill import dashboard_command
+
+    dashboard_command.serve(run, port, typer.echo)
+
+
+@app.command()
+def remeasure(run_directory: Run, overrides: Overrides = None, output: Output = None) -> None:
+    """Measure all trials of a run again, on another machine or target, into a new run; accuracies are kept."""
+    _require_run(run_directory)
+
+    from flashdistill import remeasure_command
+    from flashdistill.console import ConsoleProgress
+
+    with ConsoleProgress() as progress:
+        made = remeasure_command.remeasure(
+            run_directory, output.expanduser() if output else None, overrides or [], progress
+        )
+    typer.echo(f"run: {made}")
 
 
 @app.command()
@@ -330,20 +336,6 @@ def _require_run(directory: Path) -> RunDirectory:
     if not run.config.is_file():
         raise InputError(f"{directory} is not a run directory: it has no {run.config.name}")
     return run
-
-
-def _study_url(run_directory: Path) -> str:
-    """The storage of a run's study: the configured one, or SQLite in the run directory."""
-    from flashdistill.config import load_config
-    from flashdistill.exploration.storage import sqlite_url
-
-    run = _require_run(run_directory)
-    configured = load_config(run.config).search.storage
-    if configured is not None:
-        return configured
-    if not run.study.is_file():
-        raise InputError(f"{run_directory} has no {run.study.name} yet; start its search first")
-    return sqlite_url(run.study)
 
 
 def _complain(text: str) -> None:

@@ -64,6 +64,7 @@ _WITHOUT_EFFECT_ON_RESULTS = (
     "cache",
     "select",
     "search.trials",
+    "search.confirm_seeds",
     "signals.disk_gib",
     "signals.memory_gib",
     "training.device",

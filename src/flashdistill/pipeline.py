@@ -1,7 +1,7 @@
 """The life of a run, top to bottom.
 
-    user requirements → teacher and text → baseline → search → Pareto front
-      → regular distillation of the selected students → delivery → report
+    user requirements → teacher and text → baseline → search → winners confirmed with further seeds
+      → Pareto front → regular distillation of the selected students → delivery → report
 
 Every step looks first at what the run directory has already, so the same command resumes.
 """
@@ -16,15 +16,15 @@ from typing import Literal
 
 from flashdistill import results
 from flashdistill.budgets import resolve_budgets
-from flashdistill.candidate import failure_reason, run_candidates
+from flashdistill.candidate import failure_reason
 from flashdistill.config import RunConfig
+from flashdistill.confirmation import confirm_winners, failed_confirmations
 from flashdistill.core.architecture import Architecture
 from flashdistill.core.clock import now, timed
-from flashdistill.core.errors import FlashDistillError, InputError, NothingFeasibleError
+from flashdistill.core.errors import InputError, NothingFeasibleError
 from flashdistill.core.files import read_json, write_json
 from flashdistill.core.measurement import Measurement
 from flashdistill.core.progress import Progress, Silent, tracked
-from flashdistill.core.registry import load
 from flashdistill.core.run_directory import RunDirectory
 from flashdistill.core.trial import Trial, TrialState
 from flashdistill.delivery.deliver import delivered
@@ -37,19 +37,14 @@ from flashdistill.evaluation.pretraining_accuracy import pretraining_accuracy, t
 from flashdistill.exploration.algorithms.base import SearchProblem
 from flashdistill.exploration.constraints import nearest_violators
 from flashdistill.exploration.selection import select
-from flashdistill.exploration.settings import ALGORITHMS
-from flashdistill.exploration.space import DesignSpace
-from flashdistill.exploration.storage import sqlite_url
-from flashdistill.exploration.study import Study
 from flashdistill.hardware.session import require_target
-from flashdistill.preflight import claim, quiet_libraries, require_feasible
+from flashdistill.ledger import Ledger
+from flashdistill.preflight import claim, keep_prior, quiet_libraries, require_feasible
 from flashdistill.regular import distil_and_deliver
+from flashdistill.search import Search
 from flashdistill.training.compute import Compute, dismissing_others, open_compute
 from flashdistill.training.optimizers import require_optimizer
 from flashdistill.workbench import Workbench
-
-MEASURED_PER_TRAINED = 4
-"""A search gives up after measuring this many students for each that it may train."""
 
 
 def run(config: RunConfig, progress: Progress, until: Literal["search", "delivery"] = "delivery") -> Path | None:
@@ -80,7 +75,7 @@ def distill(config: RunConfig, architecture: Architecture, progress: Progress) -
     with _opened(config, progress) as life:
         if life is None:
             return None
-        resolve_budgets(life.bench, life.costs)
+        resolve_budgets(life.bench, life.ledger.costs)
         model = life.deliver_one(architecture, {})
         write_model_card(model, life.record([], []), life.directory.model(architecture))
         return life.directory.model(architecture)
@@ -117,18 +112,19 @@ def _opened(config: RunConfig, progress: Progress) -> Iterator[_Life | None]:
         claim(directory, config)
         if hasattr(progress, "attach_log"):
             progress.attach_log(directory.log)  # type: ignore[attr-defined]
-        costs: dict[str, float] = dict(directory.state().get("costs", {}))
+        keep_prior(directory, config)
+        ledger = Ledger(directory)
         for target in (config.target, *config.further_targets.values()):
             require_target(target, directory.measurements, progress)
-        with timed(costs, "teacher"):
+        with timed(ledger.costs, "teacher"):
             bench = _workbench(config, directory, progress, compute)
         try:
             with dismissing_others(compute):
                 require_feasible(config, len(bench.prepared.tokenizer))
-                yield _Life(bench, costs)
+                yield _Life(bench, ledger)
         finally:
             bench.scales.close()
-            directory.remember(costs=costs)
+            ledger.save()
 
 
 def _workbench(config: RunConfig, directory: RunDirectory, progress: Progress, compute: Compute) -> Workbench:
@@ -139,36 +135,20 @@ def _workbench(config: RunConfig, directory: RunDirectory, progress: Progress, c
 class _Life:
     """The steps of a run."""
 
-    def __init__(self, bench: Workbench, costs: dict[str, float]):
-        self.bench, self.costs = bench, costs
+    def __init__(self, bench: Workbench, ledger: Ledger):
+        self.bench, self.ledger = bench, ledger
         self.directory, self.progress = bench.directory, bench.progress
+        self.problem: SearchProblem | None = None
+        self.probes: list[Trial] = []
         self.failures: list[str] = []
-        self._worked = False
 
     def search(self) -> list[Trial]:
-        """Baseline first, then suggestions, until the budget of trials is spent or the space is exhausted."""
-        config = self.bench.config
-        space = DesignSpace(config.space, self.bench.family)
-        study = self._study(space)
-        problem = SearchProblem(config.objectives, config.constraints, config.baseline, config.search.goal)
-        algorithm = load(ALGORITHMS, config.search.algorithm, "search algorithm")(problem)
-        self._baseline(study)
-        while True:
-            trials = study.trials()
-            pending = [trial for trial in trials if trial.state is TrialState.PENDING]
-            if not pending:
-                if _spent(trials, config.search.trials):
-                    break
-                with timed(self.costs, "search"):
-                    suggestions = algorithm.suggest(space, trials, self._places(trials), config.seed)
-                if not suggestions:
-                    self.progress.message(f"the space is exhausted after {len(trials) - 1} architectures")
-                    break
-                pending = [self._start(study, suggestion) for suggestion in suggestions]
-            self._work_on(study, pending)
-        self._require_some_feasible(study.trials())
-        study.close()
-        return trials
+        """The finished search with its winners confirmed."""
+        with Search.opened(self.bench, self.ledger) as search:
+            trials = search.run()
+            self.problem, self.probes = search.problem, search.study.probes()
+            self._require_some_feasible(trials)
+            return confirm_winners(self.bench, search.study, self.ledger)
 
     def selected(self, trials: Sequence[Trial]) -> list[Trial]:
         config = self.bench.config
@@ -193,72 +173,29 @@ class _Life:
         if (model := delivered(self.directory.model(architecture))) is not None:
             return model
         model = distil_and_deliver(self.bench, architecture, flash)
-        self._charge(model.costs, "regular")
+        self.ledger.charge(model.costs, "regular distillation")
         return model
 
     def record(self, trials: Sequence[Trial], chosen: Sequence[Trial]) -> RunRecord:
         models = [delivered(path) for path in sorted(self.directory.models.glob("[!.]*")) if path.is_dir()]
-        state = self.directory.state() | {"costs": self.costs}
+        state = self.directory.state() | {"costs": self.ledger.costs}
+        failures = [*failed_confirmations(self.directory), *self.failures]
         order = {trial.architecture: place for place, trial in enumerate(chosen)}
         known = sorted((m for m in models if m), key=lambda m: (m.is_baseline, order.get(m.architecture, len(order))))
-        return results.collect(self.bench, trials, chosen, known, self._teacher_scores(), state, self.failures)
+        scores = self._teacher_scores()
+        return results.collect(self.bench, trials, chosen, known, scores, state, failures, self.probes, self.problem)
 
     def report(self, trials: Sequence[Trial], chosen: Sequence[Trial], finished: bool = False) -> Path:
         """Write the report and the model cards with what there is so far."""
-        self.directory.remember(costs=self.costs)
+        self.ledger.save()
         if finished:
             shutil.rmtree(self.directory.signals, ignore_errors=True)
-            if self._worked or not self.directory.state().get("finished"):
+            if self.ledger.worked or not self.directory.state().get("finished"):
                 self.directory.remember(finished=now())
         record = self.record(trials, chosen)
         for model in record.delivered:
             write_model_card(model, record, self.directory.path / model.directory)
         return write_report(record, self.directory.path)
-
-    def _study(self, space: DesignSpace) -> Study:
-        config = self.bench.config
-        url = config.search.storage or sqlite_url(self.directory.study)
-        started = int(self.directory.state().get("started_trials", 0))
-        return Study.open(url, config.name, config.objectives, space.factors, config.constraints, started)
-
-    def _start(self, study: Study, architecture: Architecture) -> Trial:
-        trial = study.start(architecture)
-        self.directory.remember(started_trials=trial.number + 1)
-        return trial
-
-    def _baseline(self, study: Study) -> None:
-        """Trial 0: everything relative refers to it, so its failure ends the run."""
-        resolve_budgets(self.bench, self.costs)
-        trials = study.trials()
-        if not trials:
-            trials = [self._start(study, self.bench.config.baseline)]
-        if trials[0].state is TrialState.PENDING:
-            self._work_on(study, trials[:1])
-        baseline = study.trials()[0]
-        if baseline.state is not TrialState.COMPLETE:
-            raise FlashDistillError(f"the baseline {baseline.architecture} failed: {baseline.reason}")
-
-    def _places(self, trials: Sequence[Trial]) -> int:
-        """How many candidates to start together: as many as share the teacher, within the budget."""
-        config = self.bench.config
-        return max(1, min(config.flash.students_per_teacher, config.search.trials - _trained(trials)))
-
-    def _work_on(self, study: Study, pending: Sequence[Trial]) -> None:
-        baseline = {} if pending[0].number == 0 else study.trials()[0].measurements
-        reference = {name: measurement.value for name, measurement in baseline.items()}
-        for trial in run_candidates(self.bench, pending, reference):
-            study.finish(trial)
-            shutil.rmtree(self.directory.candidate(trial.architecture) / "flash" / "checkpoints", ignore_errors=True)
-            self._charge(trial.costs, "flash")
-            self.progress.message(results.describe(trial, self.bench))
-        self.progress.status(results.summary(study.trials(), self.bench))
-
-    def _charge(self, costs: Mapping[str, float], budget: str) -> None:
-        self._worked = True
-        for phase, seconds in costs.items():
-            name = f"{budget} distillation" if phase == "distill" else phase
-            self.costs[name] = self.costs.get(name, 0.0) + seconds
-        self.directory.remember(costs=self.costs)
 
     def _require_some_feasible(self, trials: Sequence[Trial]) -> None:
         """Raises NothingFeasibleError if measuring showed that the limits exclude all that was tried."""
@@ -283,16 +220,3 @@ class _Life:
                 scores = pretraining_accuracy(teacher_predictor(self.bench.prepared.teacher), batches)
             write_json(path, encode(scores))
         return decode(Mapping[str, Measurement], read_json(path))
-
-
-def _spent(trials: Sequence[Trial], budget: int) -> bool:
-    """Whether the search is over: enough students trained, or far more than enough measured.
-
-    A student that breaks a limit costs a measurement and no training, so it does not count as
-    one of ``search.trials``; but a limit that nearly all break must not keep us measuring.
-    """
-    return _trained(trials) >= budget or len(trials) - 1 >= MEASURED_PER_TRAINED * budget
-
-
-def _trained(trials: Sequence[Trial]) -> int:
-    return sum(trial.state is not TrialState.INFEASIBLE for trial in trials[1:])

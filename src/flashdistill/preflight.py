@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 import transformers
 
 from flashdistill.config import RunConfig, config_differences, config_identity, dump_config, load_config
 from flashdistill.core.clock import now
 from flashdistill.core.errors import NothingFeasibleError, RunDirectoryError
-from flashdistill.core.files import write_text
+from flashdistill.core.files import read_json, write_json, write_text
 from flashdistill.core.run_directory import RunDirectory
+from flashdistill.core.trial import Trial
+from flashdistill.delivery.json_form import decode, encode
 from flashdistill.exploration.space import DesignSpace
+from flashdistill.exploration.warm_start import prior_trials
 
 
 def claim(directory: RunDirectory, config: RunConfig) -> None:
@@ -34,6 +38,23 @@ def claim(directory: RunDirectory, config: RunConfig) -> None:
             f"{directory.path} belongs to another configuration; choose another --output, or undo: "
             + "; ".join(differences or ["the version of the configuration format"])
         )
+
+
+def keep_prior(directory: RunDirectory, config: RunConfig) -> None:
+    """Keep what the run of ``search.warm_start`` has found out so far: a resumed search asks the same question.
+
+    Raises:
+        ConfigError: there is nothing there to start from.
+    """
+    if config.search.warm_start is None or directory.prior.exists():
+        return
+    space = DesignSpace(config.space, config.student_family(config.expected_vocab_size[0]))
+    write_json(directory.prior, encode(prior_trials(config.search.warm_start, space=space, output=config.output)))
+
+
+def kept_prior(directory: RunDirectory) -> Sequence[Trial]:
+    """What `keep_prior` kept; nothing where the search starts from no other run."""
+    return decode(Sequence[Trial], read_json(directory.prior)) if directory.prior.exists() else ()
 
 
 def require_feasible(config: RunConfig, vocab_size: int) -> None:

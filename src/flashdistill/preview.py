@@ -66,6 +66,7 @@ def _schedule_rows(config: RunConfig, space_size: int) -> Iterator[tuple[str, st
     if trials > space_size:
         count = f"all {space_size:,} architectures (search.trials is {trials:,}) and the baseline"
     yield "search", f"{config.search.algorithm}, {count}"
+    yield from _search_rows(config)
     yield "target", _target(config.target)
     for name, target in config.further_targets.items():
         yield f"target {name}", _target(target)
@@ -77,7 +78,23 @@ def _schedule_rows(config: RunConfig, space_size: int) -> Iterator[tuple[str, st
     yield "selected", selected + (" and the baseline" if config.select.include_baseline else "")
     seconds = _training_seconds(config, min(trials, space_size))
     if seconds is not None:
-        yield "training time", f"at most about {_minutes(seconds)}; measuring and the teacher come on top"
+        again = (config.flash.seconds or 0.0) * config.search.confirm_seeds * (config.select.top + 1)
+        more = f", and about {_minutes(again)} of confirmation" if again else ""
+        yield "training time", f"at most about {_minutes(seconds)}{more}; measuring and the teacher come on top"
+
+
+def _search_rows(config: RunConfig) -> Iterator[tuple[str, str]]:
+    """What else the search does, where it is asked to."""
+    search = config.search
+    if search.warm_start is not None:
+        yield "warm start", f"with the trials of {search.warm_start}"
+    if search.latency_probes:
+        yield "latency probes", f"{search.latency_probes:,} architectures, measured beforehand and not trained"
+    if search.early_stopping:
+        yield "early stopping", "flash distillations that fall behind a student no slower end early"
+    if search.confirm_seeds:
+        seeds = "1 further seed" if search.confirm_seeds == 1 else f"{search.confirm_seeds} further seeds"
+        yield "confirmation", f"the baseline and what is selected are trained with {seeds}"
 
 
 def _target(target: TargetSettings) -> str:
@@ -96,7 +113,7 @@ def _budget(settings: DistillationSettings, depths: list[int]) -> str:
 
 
 def _training_seconds(config: RunConfig, candidates: int) -> float | None:
-    """Seconds of distillation in the whole run, where both budgets are given in seconds."""
+    """Seconds of distillation without confirmation, where both budgets are given in seconds."""
     if config.flash.seconds is None or config.regular.seconds is None:
         return None
     delivered = config.select.top + config.select.include_baseline

@@ -7,7 +7,8 @@ from importlib.metadata import version
 
 import numpy as np
 
-from flashdistill.candidate import read_curves
+from flashdistill.core.architecture import Architecture
+from flashdistill.core.files import read_json
 from flashdistill.core.measurement import Measurement
 from flashdistill.core.trial import Trial, TrialState
 from flashdistill.data.readers.base import open_reader
@@ -20,12 +21,18 @@ from flashdistill.delivery.record import (
     SpaceFacts,
     TeacherFacts,
 )
-from flashdistill.exploration.pareto import hypervolume, oriented_values, pareto_front
+from flashdistill.exploration.algorithms.base import SearchProblem
+from flashdistill.exploration.health import hypervolume_history, search_health
+from flashdistill.exploration.pareto import pareto_front
 from flashdistill.exploration.space import DesignSpace
+from flashdistill.exploration.winners import observed_winners, verdicts
 from flashdistill.hardware.machine import fingerprint, versions
-from flashdistill.workbench import Workbench
+from flashdistill.workbench import Budget, Workbench
 
 NSP_CHANCE = 0.5
+
+MEASURED_PER_TRAINED = 4
+"""A search gives up after measuring this many students for each that it may train."""
 
 
 def environment() -> dict[str, str | int | float | bool | None]:
@@ -46,12 +53,16 @@ def collect(
     teacher_scores: Mapping[str, Measurement],
     state: Mapping[str, object],
     failures: Sequence[str] = (),
+    probes: Sequence[Trial] = (),
+    problem: SearchProblem | None = None,
 ) -> RunRecord:
     """The record of a run, finished or not.
 
     Args:
         state: the run directory's persistent state (start, finish, costs).
-        failures: what went wrong in regular distillation, one sentence each.
+        failures: what went wrong in confirmation and regular distillation, one sentence each.
+        probes: what was measured before the search without being trained.
+        problem: what was searched for; None where nothing was.
     """
     config = bench.config
     front = pareto_front(trials, config.objectives)
@@ -75,9 +86,12 @@ def collect(
         target=config.target.model_dump(mode="json"),
         further_targets={name: target.model_dump(mode="json") for name, target in config.further_targets.items()},
         trials=trials,
+        probes=probes,
         front=[trial.number for trial in front],
         selected=[trial.number for trial in selected],
-        hypervolume=_hypervolume_history(trials, bench),
+        verdicts=verdicts(trials, config.objectives, config.baseline),
+        hypervolume=hypervolume_history(trials, config.objectives),
+        health=search_health(_space(bench), problem, [*trials, *probes]) if problem else None,
         delivered=delivered,
         curves=_curves(bench, trials, delivered),
         costs={str(name): float(seconds) for name, seconds in dict(costs).items()},  # type: ignore[call-overload]
@@ -124,8 +138,12 @@ def _tokens(sentence_offsets: np.ndarray, ranges: np.ndarray) -> int:
     return int((sentence_offsets[ranges[:, 1]] - sentence_offsets[ranges[:, 0]]).sum())
 
 
+def _space(bench: Workbench) -> DesignSpace:
+    return DesignSpace(bench.config.space, bench.family)
+
+
 def _space_facts(bench: Workbench) -> SpaceFacts:
-    space = DesignSpace(bench.config.space, bench.family)
+    space = _space(bench)
     profile = space.profile(bench.config.constraints, bench.config.baseline)
     return SpaceFacts(
         template=bench.family.template,
@@ -135,38 +153,28 @@ def _space_facts(bench: Workbench) -> SpaceFacts:
     )
 
 
-def _hypervolume_history(trials: Sequence[Trial], bench: Workbench) -> list[float | None]:
-    """The hypervolume after each trial, relative to the final one, above the worst values seen."""
-    objectives = bench.config.objectives
-    points = [oriented_values(t, objectives) if t.state is TrialState.COMPLETE else None for t in trials]
-    known = [point for point in points if point is not None]
-    if len(objectives) < 2 or not known:
-        return []
-    array = np.array(known)
-    low, high = array.min(axis=0), array.max(axis=0)
-    floor = low - 0.1 * np.where(high > low, high - low, 1.0)
-    final = hypervolume(array, floor)
-    history: list[float | None] = []
-    for count in range(1, len(points) + 1):
-        so_far = [point for point in points[:count] if point is not None]
-        history.append(hypervolume(np.array(so_far), floor) / final if so_far else None)
-    return history
-
-
 def _curves(bench: Workbench, trials: Sequence[Trial], delivered: Sequence[DeliveredModel]) -> list[LearningCurve]:
-    found = []
-    for budget, architectures in (
-        ("flash", [trial.architecture for trial in trials]),
-        ("regular", [model.architecture for model in delivered]),
-    ):
-        for architecture in architectures:
-            points, before = [], 0
-            for stage, curve in read_curves(bench, architecture, budget).items():
-                points += [CurvePoint(before + step + 1, stage, loss) for step, loss in curve.points]
-                before += curve.points[-1][0] + 1 if curve.points else 0
-            if points:
-                found.append(LearningCurve(architecture, budget, points))  # type: ignore[arg-type]
-    return found
+    budgets: dict[Budget, list[Architecture]] = {
+        "flash": [trial.architecture for trial in trials],
+        "regular": [model.architecture for model in delivered],
+    }
+    curves = [
+        LearningCurve(architecture, budget, _curve_points(bench, architecture, budget))
+        for budget, architectures in budgets.items()
+        for architecture in architectures
+    ]
+    return [curve for curve in curves if curve.points]
+
+
+def _curve_points(bench: Workbench, architecture: Architecture, budget: Budget) -> list[CurvePoint]:
+    """The losses of a finished distillation, its steps counted over all stages; empty where there are none."""
+    path = bench.work_directory(architecture, budget) / "curves.json"
+    points: list[CurvePoint] = []
+    before = 0
+    for stage, losses in (read_json(path) if path.exists() else {}).items():
+        points += [CurvePoint(before + int(step) + 1, stage, float(loss)) for step, loss in losses]
+        before += int(losses[-1][0]) + 1 if losses else 0
+    return points
 
 
 def _notes(bench: Workbench, trials: Sequence[Trial]) -> list[str]:
@@ -183,12 +191,56 @@ def _notes(bench: Workbench, trials: Sequence[Trial]) -> list[str]:
             f"The latency of {which} is known less precisely than target.measurement.tolerance asks for: the budget "
             "of seconds was spent first. The intervals say how precisely."
         )
+    notes += [note for note in (shortfall(trials, bench), _stopped(trials), _confirmed(trials, bench)) if note]
     scores = [t.measurements["nsp_accuracy"] for t in trials if "nsp_accuracy" in t.measurements]
     if scores and all(score.value - 3 * (score.stderr or 0) < NSP_CHANCE for score in scores):
         notes.append(
             "Next-sentence accuracy is at chance level for every student: this budget is too small to learn the task."
         )
     return notes
+
+
+def shortfall(trials: Sequence[Trial], bench: Workbench) -> str:
+    """Why the search ended before it had trained as many students as it may; empty where it had."""
+    wanted = bench.config.search.trials
+    students = [trial for trial in trials if trial.number != 0]
+    trained = sum(trial.state is not TrialState.INFEASIBLE for trial in students)
+    if trained >= wanted:
+        return ""
+    if len(students) < MEASURED_PER_TRAINED * wanted:
+        return (
+            f"The space is exhausted after {len(students)} architectures of which {trained} satisfied the limits; "
+            f"search.trials asks for {wanted}."
+        )
+    return (
+        f"Of {len(students)} architectures measured only {trained} satisfied the limits, so the search ended before "
+        f"it had trained the {wanted} that search.trials asks for; loosen the constraints, or raise search.trials."
+    )
+
+
+def _stopped(trials: Sequence[Trial]) -> str:
+    count = sum(trial.state is TrialState.STOPPED for trial in trials)
+    if not count:
+        return ""
+    subject = "1 student was" if count == 1 else f"{count} students were"
+    return (
+        f"{subject} stopped in the middle of the training, far behind one that is no slower; what is shown of it is "
+        "the last score on the way, on a part of the validation text."
+    )
+
+
+def _confirmed(trials: Sequence[Trial], bench: Workbench) -> str:
+    """How many observed winners held in the mean over further seeds; empty where none was trained again."""
+    observed = observed_winners(trials, bench.config.objectives, bench.config.baseline)
+    judged = [one for one in verdicts(trials, bench.config.objectives, bench.config.baseline) if one.observed]
+    if not judged:
+        return ""
+    seeds = sorted({one.seeds for one in judged})
+    runs = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+    return (
+        f"Of {len(observed)} students that beat the baseline in one training run, {len(judged)} were trained with "
+        f"further seeds, and {sum(one.confirmed for one in judged)} of these beat it in the mean of {runs} runs, too."
+    )
 
 
 def _noisy(trial: Trial) -> bool:
@@ -212,12 +264,13 @@ def describe(trial: Trial, bench: Workbench) -> str:
 
 
 def _figures(trial: Trial, bench: Workbench) -> str:
-    return ", ".join(_figure(objective.metric, trial) for objective in bench.config.objectives)
+    pooled = ((objective.metric, trial.pooled(objective.metric)) for objective in bench.config.objectives)
+    return ", ".join(f"{metric.removesuffix('_ms')} {figure(one)}" for metric, one in pooled if one is not None)
 
 
-def _figure(metric: str, trial: Trial) -> str:
-    measurement = trial.measurements[metric]
+def figure(measurement: Measurement) -> str:
+    """A value for one line of text: per cent, or four digits and the unit."""
     if measurement.unit == "fraction":
-        return f"{metric} {measurement.value:.2%}"
+        return f"{measurement.value:.2%}"
     unit = "" if measurement.unit == "parameters" else f" {measurement.unit}"
-    return f"{metric.removesuffix('_ms')} {measurement.value:.4g}{unit}"
+    return f"{measurement.value:.4g}{unit}"

@@ -16,6 +16,7 @@ from flashdistill.core.seeds import derive_seed
 from flashdistill.data.pretraining_data import PretrainingData
 from flashdistill.distillation.calibration import StepSeconds, time_steps
 from flashdistill.distillation.distill import Distillation, Distilled
+from flashdistill.distillation.inspection import Inspection, Judge
 from flashdistill.distillation.layer_map import layer_map
 from flashdistill.distillation.settings import DistillationSettings
 from flashdistill.distillation.side_by_side import distill_side_by_side
@@ -31,11 +32,18 @@ Budget = Literal["flash", "regular"]
 
 @dataclass(frozen=True)
 class DistillJob:
-    """What the main process asks the others to take part in: `Workbench.take_part`."""
+    """What the main process asks the others to take part in: `Workbench.take_part`.
+
+    Attributes:
+        repeat: which training seed: 0 is the first, further ones confirm its result.
+        inspected: whether the students are looked at on the way.
+    """
 
     architectures: tuple[Architecture, ...]
     budget: Budget
     settings: DistillationSettings
+    repeat: int = 0
+    inspected: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,27 +78,48 @@ class Workbench:
         """Parameters of the encoder; pooler and heads are not counted."""
         return count_parameters(architecture, self.family)
 
-    def distill(self, architectures: Sequence[Architecture], budget: Budget) -> list[Distilled | Exception]:
+    def distill(
+        self,
+        architectures: Sequence[Architecture],
+        budget: Budget,
+        judges: Sequence[Judge] | None = None,
+        repeat: int = 0,
+    ) -> list[Distilled | Exception]:
         """Distil or resume architectures side by side; with several processes, together with the others.
+
+        Args:
+            judges: one per architecture, asked on the way whether to go on; None: nobody is asked.
+            repeat: another number is another training seed.
 
         Returns:
             Per architecture the student, or what stopped it.
         """
         settings = self.config.flash if budget == "flash" else self.config.regular
-        self.compute.from_main(DistillJob(tuple(architectures), budget, settings))
-        return self.take_part(architectures, budget, settings)
+        job = DistillJob(tuple(architectures), budget, settings, repeat, judges is not None)
+        self.compute.from_main(job)
+        return self.take_part(job, judges)
 
-    def take_part(
-        self, architectures: Sequence[Architecture], budget: Budget, settings: DistillationSettings
-    ) -> list[Distilled | Exception]:
+    def take_part(self, job: DistillJob, judges: Sequence[Judge] | None = None) -> list[Distilled | Exception]:
         """`distill` as every process does it."""
-        names = {"flash": "distil {}", "regular": "regular distillation of {}"}
+        task = "distil {}" if job.budget == "flash" else "regular distillation of {}"
+        if job.repeat:
+            task = f"confirm {{}} with seed {job.repeat}"
 
-        def build(architecture: Architecture) -> Distillation:
-            work = self.directory.candidate(architecture) / budget
-            return self.distillation(architecture, settings, work, names[budget].format(architecture))
+        def build(index: int) -> Distillation:
+            architecture = job.architectures[index]
+            work = self.work_directory(architecture, job.budget, job.repeat)
+            distillation = self.distillation(
+                architecture, job.settings, work, task.format(architecture), repeat=job.repeat
+            )
+            if job.inspected:
+                distillation.inspection = Inspection(judges[index] if judges else None)
+            return distillation
 
-        return distill_side_by_side([partial(build, architecture) for architecture in architectures])
+        return distill_side_by_side([partial(build, index) for index in range(len(job.architectures))])
+
+    def work_directory(self, architecture: Architecture, budget: Budget, repeat: int = 0) -> Path:
+        """Where a distillation keeps its checkpoints and its learning curve."""
+        return self.directory.candidate(architecture) / (f"confirm-{repeat}" if repeat else budget)
 
     def time_steps(self, architecture: Architecture, settings: DistillationSettings) -> StepSeconds:
         """What steps of an architecture cost; with several processes, together with the others."""
@@ -119,15 +148,21 @@ class Workbench:
         return self._signals[name, steps]
 
     def distillation(
-        self, architecture: Architecture, settings: DistillationSettings, work: Path | None, task: str
+        self,
+        architecture: Architecture,
+        settings: DistillationSettings,
+        work: Path | None,
+        task: str,
+        repeat: int = 0,
     ) -> Distillation:
         """The distillation of an architecture, resumable in ``work``; with None it keeps nothing."""
+        seed_of_repeat = ("repeat", repeat) if repeat else ()
         return Distillation(
             architecture,
             self.family,
             self.signals(settings),
             settings,
-            derive_seed(self.config.seed, "student", architecture),
+            derive_seed(self.config.seed, "student", architecture, *seed_of_repeat),
             self.compute,
             CheckpointStore(work / "checkpoints") if work else None,
             self.progress,
@@ -143,7 +178,7 @@ class Workbench:
             if isinstance(job, TimingJob):
                 time_steps(self.distillation(job.architecture, job.settings, None, "calibrate"))
             else:
-                self.take_part(job.architectures, job.budget, job.settings)
+                self.take_part(job)
 
     def _most_pretraining_steps(self, settings: DistillationSettings) -> int:
         """Of the budgets that share these signals; 0 while they are not calibrated."""

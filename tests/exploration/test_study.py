@@ -83,6 +83,55 @@ def test_everything_survives_the_round_trip(path):
     assert open_study(path, expected=3).trials() == [baseline, slow, broken]
 
 
+def test_stopped_trials_keep_their_curve_and_are_told_from_infeasible_ones(path):
+    study = open_study(path)
+    study.finish(complete(study.start(BASELINE)))
+    stopped = replace(
+        study.start(FIRST),
+        state=TrialState.STOPPED,
+        reason="beaten by trial 0",
+        measurements={"latency_ms": Measurement.of("latency_ms", 11.0)},
+        curve={0.25: {"mlm_accuracy": results()["mlm_accuracy"]}, 0.5: {}},
+    )
+    study.finish(stopped)
+    study.finish(replace(study.start(SECOND), state=TrialState.INFEASIBLE, reason="too slow"))
+    study.close()
+    assert open_study(path, expected=3).trials()[1] == stopped
+    assert [trial.state for trial in open_study(path).trials()] == ["complete", "stopped", "infeasible"]
+
+
+def test_confirmations_are_added_to_a_complete_trial(path):
+    study = open_study(path)
+    baseline = complete(study.start(BASELINE))
+    with pytest.raises(ValueError, match="trial 0 is not complete, so there is nothing to confirm"):
+        study.confirm(baseline, [results()])
+    study.finish(baseline)
+    for count in (1, 2):
+        study.confirm(baseline, [results(accuracy=0.1 * number) for number in range(count)])
+        [found] = open_study(path, expected=1).trials()
+        assert found == replace(baseline, confirmations=tuple(results(accuracy=0.1 * n) for n in range(count)))
+    with pytest.raises(ValueError, match="only finite values"):
+        study.confirm(baseline, [results(accuracy=float("nan"))])
+    with pytest.raises(ValueError, match="no trial 0 of"):
+        study.confirm(replace(baseline, architecture=FIRST), [results()])
+
+
+def test_probes_are_no_trials(path):
+    study = open_study(path)
+    for architecture, latency in ((SECOND, 4.0), (FIRST, 3.0), (FIRST, 2.0)):
+        study.add_probe(architecture, {"latency_ms": Measurement.of("latency_ms", latency)})
+    with pytest.raises(ValueError, match="only finite values"):
+        study.add_probe(BASELINE, {"latency_ms": Measurement.of("latency_ms", float("inf"))})
+    assert study.trials() == []
+    probes = open_study(path).probes()
+    assert [(one.number, one.architecture, one.state) for one in probes] == [
+        (-1, FIRST, "measured"),
+        (-1, SECOND, "measured"),
+    ]
+    assert [one.value("latency_ms") for one in probes] == [2.0, 4.0]
+    assert study.start(FIRST).number == 0, "a probe may become a trial"
+
+
 def test_trials_are_numbered_in_order_and_pending_until_finished(path):
     study = open_study(path)
     started = [study.start(architecture) for architecture in (BASELINE, FIRST, SECOND)]

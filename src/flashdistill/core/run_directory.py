@@ -5,7 +5,8 @@ RUN/
   requested.yaml     the configuration as it was given; it decides whose directory this is
   state.json         what a resumed run must know: identity, step counts, costs
   study.db           the trials (Optuna)
-  candidates/ARCH/   checkpoints of a candidate in training, its learning curve
+  prior.json         what another run found out, as it was when this one began (search.warm_start)
+  candidates/ARCH/   flash/, regular/ and confirm-N/: checkpoints in training, learning curves
   measurements/      the reference's latency and the runner's logs
   signals/           the teacher's answers to the search's batches, removed at the end
   models/ARCH/       delivered students
@@ -36,6 +37,7 @@ class RunDirectory:
     config = property(lambda self: self.path / "config.yaml")
     requested = property(lambda self: self.path / "requested.yaml")
     study = property(lambda self: self.path / "study.db")
+    prior = property(lambda self: self.path / "prior.json")
     measurements = property(lambda self: self.path / "measurements")
     signals = property(lambda self: self.path / "signals")
     models = property(lambda self: self.path / "models")

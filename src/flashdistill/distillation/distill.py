@@ -17,6 +17,7 @@ from flashdistill.core.architecture import Architecture, StudentFamily
 from flashdistill.core.progress import Progress, Silent
 from flashdistill.core.seeds import derive_seed
 from flashdistill.distillation.head_transfer import HeadTransfer
+from flashdistill.distillation.inspection import Inspection, StoppedEarlyError
 from flashdistill.distillation.moments import Moments
 from flashdistill.distillation.pretraining import PretrainingDistillation
 from flashdistill.distillation.progressive import Stage, StageInputs
@@ -52,7 +53,11 @@ class Distilled:
 
 @dataclass
 class Distillation:
-    """The distillation of one architecture under one budget; deterministic in ``seed``."""
+    """The distillation of one architecture under one budget; deterministic in ``seed``.
+
+    With an ``inspection`` the student is looked at on the way, which may end its training but
+    changes nothing in it.
+    """
 
     architecture: Architecture
     family: StudentFamily
@@ -63,6 +68,7 @@ class Distillation:
     store: CheckpointStore | None = None
     progress: Progress = field(default_factory=Silent)
     task: str = "distill"
+    inspection: Inspection | None = None
 
     def __post_init__(self) -> None:
         if not self.settings.resolved:
@@ -86,6 +92,7 @@ class Distillation:
 
         Raises:
             DivergedError: a loss or gradient is not finite.
+            StoppedEarlyError: the inspection's judge has ended it.
             KeyboardInterrupt: the process was asked to stop; a checkpoint has been written.
         """
         with postponed_stop() as stop:
@@ -188,17 +195,31 @@ class Distillation:
             parameter.requires_grad_(True)
         self.moments.give(phase.optimizer)
         running = phase_steps(phase, modules, self.compute, self.store, resume, self.progress, self._carried(), stop)
+        looks = self.inspection.steps(self._pretraining_steps) if self.inspection and phase.name == PRETRAINING else {}
+        # A checkpoint may have been written at the very step, and the process killed before the look.
+        self._look(looks.get(resume.position["step"]) if resume else None)
         while True:
             try:
                 step = next(running)
             except StopIteration as finished:
                 self.curves[phase.name] = finished.value
                 break
+            self._look(looks.get(step))
             try:
                 yield Position(number, step)
             except KeyboardInterrupt as request:
                 running.throw(request)
         self.moments.take(phase.optimizer)
+
+    def _look(self, share: float | None) -> None:
+        """Raises StoppedEarlyError where the student is looked at and found hopeless."""
+        if self.inspection is None or share is None:
+            return
+        try:
+            self.inspection.look(self.student, share, self.compute)
+        except StoppedEarlyError:
+            self.progress.finish(self.task)
+            raise
 
     def _continue_from(self, resume: Snapshot) -> int:
         """Take over a checkpoint's weights, moments and curves; returns the number of its phase."""

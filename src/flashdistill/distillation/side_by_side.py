@@ -15,8 +15,8 @@ _Running = dict[int, tuple[Position, Generator[Position, None, None]]]
 def distill_side_by_side(builders: Sequence[Callable[[], Distillation]]) -> list[Distilled | Exception]:
     """Run or resume several distillations over the same signals, each time the one furthest behind.
 
-    One that cannot be built or fails does not stop the others: its exception takes the place of
-    its result.
+    One that cannot be built, fails or is stopped early does not stop the others: its exception
+    takes the place of its result.
 
     Raises:
         KeyboardInterrupt: the process was asked to stop; every distillation has its checkpoint.
@@ -40,6 +40,8 @@ def distill_side_by_side(builders: Sequence[Callable[[], Distillation]]) -> list
                         results[index] = students[index].result()
                     else:
                         running[index] = position, steps
+                if index not in running:
+                    del students[index]  # its moments and inputs are not needed any more
             except KeyboardInterrupt:
                 _interrupt(running)
                 raise

@@ -16,14 +16,17 @@ from flashdistill.core.trial import Trial, TrialState
 
 
 def oriented_values(trial: Trial, objectives: Sequence[Objective]) -> tuple[float, ...] | None:
-    """The trial's objective values, larger is better; None unless complete with finite values."""
+    """The trial's objective values, larger is better; None unless complete with finite values.
+
+    Where a trial was trained with several seeds, their means.
+    """
     if trial.state is not TrialState.COMPLETE:
         return None
-    values = [trial.value(objective.metric) for objective in objectives]
-    if any(value is None or not math.isfinite(value) for value in values):
+    found = [trial.pooled(objective.metric) for objective in objectives]
+    if any(one is None or not math.isfinite(one.value) for one in found):
         return None
     return tuple(
-        objective.oriented(value) for objective, value in zip(objectives, values, strict=True) if value is not None
+        objective.oriented(one.value) for objective, one in zip(objectives, found, strict=True) if one is not None
     )
 
 

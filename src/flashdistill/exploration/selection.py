@@ -28,7 +28,8 @@ def select(
     first: they are what a search is for. Within each group the next one is always the trial that
     adds the most hypervolume to those already chosen, with each objective scaled to the range of
     the front. So the first is the best compromise, and the following ones spread along the front
-    instead of crowding around it.
+    instead of crowding around it. Where a trial was trained with several seeds, their mean counts
+    (`Trial.pooled`).
 
     If the baseline dominates all candidates, the front of the others is used, so that a search
     with any feasible trial always delivers; if nothing is feasible, the result is empty.
@@ -48,13 +49,17 @@ def select(
 
 
 def _feasible(trials: Sequence[Trial], constraints: Sequence[Constraint], reference: Trial | None) -> list[Trial]:
-    limits = {} if reference is None else {name: m.value for name, m in reference.measurements.items()}
+    limits = {} if reference is None else _values(reference)
     return [
         trial
         for trial in trials
-        if trial.state is TrialState.COMPLETE
-        and not violations(constraints, {name: m.value for name, m in trial.measurements.items()}, limits)
+        if trial.state is TrialState.COMPLETE and not violations(constraints, _values(trial), limits)
     ]
+
+
+def _values(trial: Trial) -> dict[str, float]:
+    pooled = {metric: trial.pooled(metric) for metric in trial.measurements}
+    return {metric: one.value for metric, one in pooled.items() if one is not None}
 
 
 def _spread(points: np.ndarray, winners: Sequence[bool], count: int) -> list[int]:

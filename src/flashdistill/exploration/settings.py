@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, PlainSerializer, field_validator, model_validator
@@ -13,6 +14,8 @@ from flashdistill.core.settings import Section
 ALGORITHMS = {
     "bayesian": "flashdistill.exploration.algorithms.bayesian:BayesianSearch",
     "random": "flashdistill.exploration.algorithms.random:RandomSearch",
+    "firefly": "flashdistill.exploration.algorithms.firefly:FireflySearch",
+    "nsga2": "flashdistill.exploration.algorithms.nsga2:Nsga2Search",
 }
 """Search algorithms: a new one is one file and one row here."""
 
@@ -93,6 +96,18 @@ class SearchSettings(Section):
     algorithm: str = "bayesian"
     goal: Literal["front", "beat-baseline"] = "front"
     trials: int = Field(default=100, ge=0, description="architectures to train beside the baseline")
+    latency_probes: int = Field(
+        default=0, ge=0, description="architectures to measure beforehand without training them, spread over the space"
+    )
+    confirm_seeds: int = Field(
+        default=2, ge=0, description="further training seeds for the baseline and for what is declared a winner"
+    )
+    early_stopping: bool = Field(
+        default=False, description="end the flash distillation of candidates that cannot come onto the front"
+    )
+    warm_start: Path | None = Field(
+        default=None, description="the directory of another run whose trials inform this search"
+    )
     storage: str | None = Field(default=None, description="Optuna storage URL; null: SQLite in the run directory")
 
     @field_validator("algorithm")

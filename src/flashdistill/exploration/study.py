@@ -20,7 +20,7 @@ from optuna.trial import TrialState as OptunaState
 
 from flashdistill.core.architecture import FACTORS, Architecture
 from flashdistill.core.errors import RunDirectoryError
-from flashdistill.core.measurement import Constraint, Goal, Objective
+from flashdistill.core.measurement import Constraint, Goal, Measurement, Objective
 from flashdistill.core.trial import Trial, TrialState
 from flashdistill.exploration.constraints import excess
 from flashdistill.exploration.records import decode_measurements, encode_measurements, refuse_non_finite
@@ -29,19 +29,24 @@ from flashdistill.exploration.storage import as_user_errors, check_before_openin
 _TO_OPTUNA = {
     TrialState.COMPLETE: OptunaState.COMPLETE,
     TrialState.INFEASIBLE: OptunaState.PRUNED,
+    TrialState.STOPPED: OptunaState.PRUNED,
     TrialState.FAILED: OptunaState.FAIL,
 }
-_FROM_OPTUNA = {
-    **{optuna_state: state for state, optuna_state in _TO_OPTUNA.items()},
-    OptunaState.RUNNING: TrialState.PENDING,
-    OptunaState.WAITING: TrialState.PENDING,
-}
 
-# What a trial keeps in Optuna's user attributes.
-_REASON, _MEASUREMENTS, _COSTS = "reason", "measurements", "costs"
+# What a trial keeps in Optuna's user attributes; the architecture is there for people.
+_ARCHITECTURE = "architecture"
+_STATE, _REASON, _MEASUREMENTS, _COSTS = "state", "reason", "measurements", "costs"
+_CURVE, _CONFIRMATIONS = "curve", "confirmations"
+
+_PROBE = "probe:"
+"""Begins the study's attributes that hold an architecture's measurements before any trial of it."""
 
 # Where Optuna's own samplers put constraint values; the dashboard reads them there.
 _CONSTRAINTS = "constraints"
+
+
+PROBE_NUMBER = -1
+"""The number of what is no trial: latency probes."""
 
 
 class Study:
@@ -110,7 +115,53 @@ class Study:
     def trials(self) -> list[Trial]:
         """All trials in the order of their numbers; unfinished ones are pending."""
         with as_user_errors(self.url), _quiet():
-            return [self._trial(stored) for stored in self._study.get_trials(deepcopy=False)]
+            attributes = self._study.user_attrs
+            return [
+                self._trial(stored, attributes.get(f"{_CONFIRMATIONS}:{stored.number}", ()))
+                for stored in self._study.get_trials(deepcopy=False)
+            ]
+
+    def probes(self) -> list[Trial]:
+        """What was measured before the search without being trained, in ascending order of the factors."""
+        with as_user_errors(self.url), _quiet():
+            attributes = self._study.user_attrs
+        probes = [
+            Trial(
+                number=PROBE_NUMBER,
+                architecture=Architecture.parse(name.removeprefix(_PROBE)),
+                state=TrialState.MEASURED,
+                measurements=decode_measurements(measurements),
+            )
+            for name, measurements in attributes.items()
+            if name.startswith(_PROBE)
+        ]
+        return sorted(probes, key=lambda probe: probe.architecture.values())
+
+    def add_probe(self, architecture: Architecture, measurements: Mapping[str, Measurement]) -> None:
+        """Record what was measured of an architecture that nobody has trained.
+
+        Raises:
+            ValueError: a value is not finite.
+        """
+        refuse_non_finite(Trial(PROBE_NUMBER, architecture, TrialState.MEASURED, measurements=measurements))
+        with as_user_errors(self.url), _quiet():
+            self._study.set_user_attr(f"{_PROBE}{architecture}", encode_measurements(measurements))
+
+    def confirm(self, trial: Trial, confirmations: Sequence[Mapping[str, Measurement]]) -> None:
+        """Record what further training seeds gave for a complete trial, all of them so far.
+
+        Raises:
+            ValueError: the trial is not complete in the study, or a value is not finite.
+        """
+        stored = self._found(trial)
+        if stored.state is not OptunaState.COMPLETE:
+            raise ValueError(f"trial {trial.number} is not complete, so there is nothing to confirm")
+        for measurements in confirmations:
+            refuse_non_finite(Trial(trial.number, trial.architecture, trial.state, measurements=measurements))
+        encoded = [encode_measurements(measurements) for measurements in confirmations]
+        with as_user_errors(self.url), _quiet():
+            # Optuna lets no attribute of a finished trial be changed: these belong to the study.
+            self._study.set_user_attr(f"{_CONFIRMATIONS}:{trial.number}", encoded)
 
     def start(self, architecture: Architecture) -> Trial:
         """Record a new pending trial of this architecture.
@@ -125,7 +176,12 @@ class Study:
         with as_user_errors(self.url), _quiet():
             # One insertion with all parameters: no kill leaves a trial without its architecture.
             self._study.add_trial(
-                optuna.create_trial(state=OptunaState.RUNNING, params=params, distributions=distributions)
+                optuna.create_trial(
+                    state=OptunaState.RUNNING,
+                    params=params,
+                    distributions=distributions,
+                    user_attrs={_ARCHITECTURE: str(architecture)},
+                )
             )
         return next(trial for trial in self.trials() if trial.architecture == architecture)
 
@@ -142,9 +198,11 @@ class Study:
             raise ValueError(f"trial {trial.number} cannot finish as {trial.state}")
         refuse_non_finite(trial)
         values = self._objective_values(trial) if trial.state is TrialState.COMPLETE else None
-        stored = self._stored(trial)
+        stored = self._unfinished(trial)
         attributes: dict[str, Any] = {
+            _STATE: str(trial.state),
             _REASON: trial.reason,
+            _CURVE: [[share, encode_measurements(scores)] for share, scores in trial.curve.items()],
             _COSTS: {name: float(cost) for name, cost in trial.costs.items()},
             _MEASUREMENTS: encode_measurements(trial.measurements),
             # The bare numbers once more, for the dashboard's tables and plots.
@@ -161,12 +219,16 @@ class Study:
         """Give back the connection to the database."""
         self._storage.remove_session()
 
-    def _stored(self, trial: Trial) -> FrozenTrial:
+    def _found(self, trial: Trial) -> FrozenTrial:
         stored = {found.number: found for found in self._study.get_trials(deepcopy=False)}.get(trial.number)
-        if stored is None or self._trial(stored).architecture != trial.architecture:
+        if stored is None or _architecture(stored) != trial.architecture:
             raise ValueError(f"the study has no trial {trial.number} of {trial.architecture}")
+        return stored
+
+    def _unfinished(self, trial: Trial) -> FrozenTrial:
+        stored = self._found(trial)
         if stored.state.is_finished():
-            raise ValueError(f"trial {trial.number} is {_FROM_OPTUNA[stored.state]} already")
+            raise ValueError(f"trial {trial.number} is {_state(stored)} already")
         return stored
 
     def _objective_values(self, trial: Trial) -> list[float]:
@@ -195,9 +257,8 @@ class Study:
             distributions[name] = IntDistribution(min(choices), max(choices))
         return params, distributions
 
-    def _trial(self, stored: FrozenTrial) -> Trial:
-        architecture = Architecture(**{name: stored.params[name] for name in FACTORS if name in stored.params})
-        state = _FROM_OPTUNA[stored.state]
+    def _trial(self, stored: FrozenTrial, confirmations: Sequence[Mapping[str, Any]] = ()) -> Trial:
+        architecture, state = _architecture(stored), _state(stored)
         if state is TrialState.PENDING:
             # Half-written results of a killed process do not count.
             return Trial(stored.number, architecture, state)
@@ -209,7 +270,19 @@ class Study:
             reason=attributes.get(_REASON, ""),
             measurements=decode_measurements(attributes.get(_MEASUREMENTS, {})),
             costs=attributes.get(_COSTS, {}),
+            curve={share: decode_measurements(scores) for share, scores in attributes.get(_CURVE, [])},
+            confirmations=tuple(decode_measurements(one) for one in confirmations),
         )
+
+
+def _architecture(stored: FrozenTrial) -> Architecture:
+    return Architecture(**{name: stored.params[name] for name in FACTORS if name in stored.params})
+
+
+def _state(stored: FrozenTrial) -> TrialState:
+    if not stored.state.is_finished():
+        return TrialState.PENDING
+    return TrialState(stored.user_attrs[_STATE])
 
 
 def _load_or_create(
