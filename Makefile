@@ -10,7 +10,7 @@ INSTALL := $(BIN)/python -m pip install --disable-pip-version-check
 
 help:
 	@echo "make quickstart   install, then run configs/quickstart.yaml (under 10 minutes on two cores)"
-	@echo "make test         install with the development tools, then run the tests"
+	@echo "make test         install with the development tools, then run the tests, one process per core"
 	@echo "make check        lint, formatting, types, import layers"
 	@echo
 	@echo "Variables: PYTHON (a Python 3.11 or newer, now $(PYTHON)), VENV (now $(VENV))"
@@ -20,7 +20,7 @@ quickstart: $(VENV)/.quickstart
 	@echo "The report: $(CURDIR)/runs/quickstart/report.html"
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check
