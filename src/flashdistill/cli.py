@@ -223,7 +223,14 @@ def dashboard(
 
 
 @app.command()
-def remeasure(run_directory: Run, overrides: Overrides = None, output: Output = None) -> None:
+def remeasure(
+    run_directory: Run,
+    overrides: Overrides = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", help="The new run directory; default: RUN and what changed in the target."),
+    ] = None,
+) -> None:
     """Measure all trials of a run again, on another machine or target, into a new run; accuracies are kept."""
     _require_run(run_directory)
 
