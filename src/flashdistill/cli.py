@@ -228,7 +228,7 @@ def remeasure(
     overrides: Overrides = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", help="The new run directory; default: RUN and what changed in the target."),
+        typer.Option("--output", help="The new run; default: RUN and what changed in the target."),
     ] = None,
 ) -> None:
     """Measure all trials of a run again, on another machine or target, into a new run; accuracies are kept."""
