@@ -112,7 +112,7 @@ def _opened(config: RunConfig, progress: Progress) -> Iterator[_Life | None]:
         claim(directory, config)
         if hasattr(progress, "attach_log"):
             progress.attach_log(directory.log)  # type: ignore[attr-defined]
-        keep_prior(directory, config)
+        keep_prior(directory, config, progress)
         ledger = Ledger(directory)
         for target in (config.target, *config.further_targets.values()):
             require_target(target, directory.measurements, progress)

@@ -11,6 +11,7 @@ from flashdistill.config import RunConfig, config_differences, config_identity, 
 from flashdistill.core.clock import now
 from flashdistill.core.errors import NothingFeasibleError, RunDirectoryError
 from flashdistill.core.files import read_json, write_json, write_text
+from flashdistill.core.progress import Progress
 from flashdistill.core.run_directory import RunDirectory
 from flashdistill.core.trial import Trial
 from flashdistill.delivery.json_form import decode, encode
@@ -40,7 +41,7 @@ def claim(directory: RunDirectory, config: RunConfig) -> None:
         )
 
 
-def keep_prior(directory: RunDirectory, config: RunConfig) -> None:
+def keep_prior(directory: RunDirectory, config: RunConfig, progress: Progress) -> None:
     """Keep what the run of ``search.warm_start`` has found out so far: a resumed search asks the same question.
 
     Raises:
@@ -49,7 +50,9 @@ def keep_prior(directory: RunDirectory, config: RunConfig) -> None:
     if config.search.warm_start is None or directory.prior.exists():
         return
     space = DesignSpace(config.space, config.student_family(config.expected_vocab_size[0]))
-    write_json(directory.prior, encode(prior_trials(config.search.warm_start, space=space, output=config.output)))
+    found = prior_trials(config.search.warm_start, space=space, output=config.output)
+    write_json(directory.prior, encode(found))
+    progress.message(f"warm start: {len(found)} trials of {config.search.warm_start}")
 
 
 def kept_prior(directory: RunDirectory) -> Sequence[Trial]:
