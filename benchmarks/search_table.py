@@ -171,8 +171,9 @@ def write(config: RunConfig, arguments: argparse.Namespace) -> None:
         if found := _known(_latency(arguments.work, architecture), "latency"):
             latencies.append({"architecture": str(architecture), **found})
     for name, rows in (("table", accuracies), ("latency", latencies)):
-        rows.sort(key=lambda row: (tuple(map(int, row["architecture"].split("_"))), row.get("seed", 0)))
-        pq.write_table(pa.Table.from_pylist(rows), HERE / f"{name}.parquet")
+        if rows:
+            rows.sort(key=lambda row: (tuple(map(int, row["architecture"].split("_"))), row.get("seed", 0)))
+            pq.write_table(pa.Table.from_pylist(rows), HERE / f"{name}.parquet")
     write_json(
         HERE / "provenance.json",
         {
