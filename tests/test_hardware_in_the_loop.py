@@ -24,15 +24,8 @@ from flashdistill.delivery import export
 from flashdistill.delivery.record import RunRecord
 from flashdistill.hardware.samples import read_samples
 from flashdistill.models.onnx_writer import write_onnx
+from tests.progress_doubles import Messages
 from tests.tiny_run import CONFIG, in_directory, write_text
-
-
-class Messages(Silent):
-    def __init__(self) -> None:
-        self.texts: list[str] = []
-
-    def message(self, text: str) -> None:
-        self.texts.append(text)
 
 
 @pytest.fixture(scope="module")

@@ -31,6 +31,7 @@ from flashdistill.models.parameter_count import count_parameters
 from flashdistill.remeasure_command import remeasure
 from flashdistill.remeasurement import Remeasurement
 from flashdistill.scales import Scales
+from tests.progress_doubles import Messages
 from tests.tiny_run import CONFIG, in_directory, write_text
 
 VOCABULARY = 271
@@ -44,14 +45,6 @@ FAIR, PLAIN = (Architecture.parse(name) for name in ("32_8_1_16_1", "32_8_2_16_1
 DIVERGED, UNSERVED, PENDING, PROBE = (
     Architecture.parse(name) for name in ("16_8_1_32_1", "16_8_2_32_1", "16_8_1_16_2", "16_8_2_16_2")
 )
-
-
-class Messages(Silent):
-    def __init__(self) -> None:
-        self.texts: list[str] = []
-
-    def message(self, text: str) -> None:
-        self.texts.append(text)
 
 
 @pytest.fixture

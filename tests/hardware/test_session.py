@@ -18,7 +18,6 @@ import pytest
 from flashdistill.core.architecture import Architecture, StudentFamily
 from flashdistill.core.errors import TargetError
 from flashdistill.core.measurement import Measurement
-from flashdistill.core.progress import Silent
 from flashdistill.hardware import runner_process
 from flashdistill.hardware.cache import MeasurementCache, measurement_key
 from flashdistill.hardware.device_lock import device_lock
@@ -29,16 +28,9 @@ from flashdistill.hardware.session import MeasurementSession
 from flashdistill.hardware.settings import TargetSettings
 from flashdistill.hardware.statistics import Block
 from flashdistill.testing.fake_target import fake_outputs, write_fake_artifact
+from tests.progress_doubles import Messages
 
 pytestmark = pytest.mark.usefixtures("few_passes")
-
-
-class Messages(Silent):
-    def __init__(self) -> None:
-        self.texts: list[str] = []
-
-    def message(self, text: str) -> None:
-        self.texts.append(text)
 
 
 @pytest.fixture

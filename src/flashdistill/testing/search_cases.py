@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from flashdistill.core.architecture import Architecture, StudentFamily
 from flashdistill.core.measurement import Constraint, Measurement, Objective
 from flashdistill.core.trial import Trial, TrialState
+from flashdistill.exploration.algorithms.base import Algorithm, SearchProblem
 from flashdistill.exploration.constraints import violations
 from flashdistill.exploration.settings import SpaceSettings
 from flashdistill.exploration.space import DesignSpace
-from flashdistill.testing.synthetic_space import OBJECTIVES
+from flashdistill.testing.synthetic_space import OBJECTIVES, SyntheticProblem
 
 STATES = (
     TrialState.COMPLETE,
@@ -96,3 +97,14 @@ def judged(trial: Trial, constraints: Sequence[Constraint], baseline: Trial) -> 
             kept = {name: trial.measurements[name] for name in known}
             return replace(trial, state=TrialState.INFEASIBLE, reason="; ".join(broken), measurements=kept)
     return trial
+
+
+def trials_to_winners(open_search: Callable[[SearchProblem], Algorithm], winners: int, seed: int) -> int:
+    """How many trials a search for students that beat the baseline needs, on the synthetic problem of the seed."""
+    synthetic = SyntheticProblem(seed=seed)
+    algorithm = open_search(SearchProblem(OBJECTIVES, (), synthetic.baseline, "beat-baseline"))
+    trials = [synthetic.run(synthetic.baseline, 0)]
+    while len(synthetic.dominating & {trial.architecture for trial in trials}) < winners:
+        (suggested,) = algorithm.suggest(synthetic.space, trials, 1, seed)
+        trials.append(synthetic.run(suggested, len(trials)))
+    return len(trials) - 1

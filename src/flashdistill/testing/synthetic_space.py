@@ -24,6 +24,25 @@ from flashdistill.exploration.space import DesignSpace
 OBJECTIVES = (Objective("mlm_accuracy", "maximize"), Objective("latency_ms", "minimize"))
 
 
+def row_to_beat(points: np.ndarray, winners: int) -> int:
+    """The row that about ``winners`` others dominate; of several the one of middle latency.
+
+    Args:
+        points: accuracy and negative latency, so that larger is better in both; [n, 2].
+    """
+    dominators = np.array([np.all(points >= point, axis=1).sum() - 1 for point in points])
+    miss = np.abs(dominators - winners)
+    candidates = np.flatnonzero(miss == miss.min())
+    fastest_first = candidates[np.argsort(-points[candidates, 1], kind="stable")]
+    return int(fastest_first[len(fastest_first) // 2])
+
+
+def rows_beating(points: np.ndarray, row: int) -> np.ndarray:
+    """The rows of oriented ``points`` [n, m] that dominate the given one, ascending."""
+    bar = points[row]
+    return np.flatnonzero(np.all(points >= bar, axis=1) & np.any(points > bar, axis=1))
+
+
 @dataclass(frozen=True)
 class SyntheticProblem:
     """A table of true accuracy and latency over a design space, the paper's 576 points by default.
@@ -85,20 +104,13 @@ class SyntheticProblem:
     @cached_property
     def baseline(self) -> Architecture:
         """Among the architectures that about `winners` others dominate, the one of middle latency."""
-        points = self.oriented_truth
-        dominators = np.array([np.all(points >= point, axis=1).sum() - 1 for point in points])
-        miss = np.abs(dominators - self.winners)
-        candidates = np.flatnonzero(miss == miss.min())
-        ranked = candidates[np.argsort(self.truth[candidates, 1], kind="stable")]
-        return self.space.table[ranked[len(ranked) // 2]]
+        return self.space.table[row_to_beat(self.oriented_truth, self.winners)]
 
     @cached_property
     def dominating(self) -> frozenset[Architecture]:
         """The architectures that truly dominate the baseline."""
-        points = self.oriented_truth
-        bar = points[self.space.table.index(self.baseline)]
-        beats = np.all(points >= bar, axis=1) & np.any(points > bar, axis=1)
-        return frozenset(self.space.table[index] for index in np.flatnonzero(beats))
+        beating = rows_beating(self.oriented_truth, self.space.table.index(self.baseline))
+        return frozenset(self.space.table[row] for row in beating)
 
     @cached_property
     def front(self) -> frozenset[Architecture]:

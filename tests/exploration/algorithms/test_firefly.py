@@ -9,8 +9,8 @@ from flashdistill.exploration.algorithms.population import Population
 from flashdistill.exploration.algorithms.population_search import Moment
 from flashdistill.exploration.algorithms.vacancies import Vacancies
 from flashdistill.testing.algorithm_conformance import AlgorithmConformance
-from flashdistill.testing.search_cases import made_up_trials, small_space
-from flashdistill.testing.synthetic_space import OBJECTIVES, SyntheticProblem
+from flashdistill.testing.search_cases import made_up_trials, small_space, trials_to_winners
+from flashdistill.testing.synthetic_space import OBJECTIVES
 
 SPACE = small_space()
 
@@ -68,13 +68,5 @@ def test_the_brightest_of_one_objective_stays_where_it_is(monkeypatch):
 
 def test_finds_winners_long_before_random_search():
     """Random search needs 216 trials on average for the third of 7 winners among 576."""
-    needed = []
-    for seed in range(3):
-        synthetic = SyntheticProblem(seed=seed)
-        algorithm = FireflySearch(SearchProblem(OBJECTIVES, (), synthetic.baseline, "beat-baseline"))
-        trials = [synthetic.run(synthetic.baseline, 0)]
-        while len(synthetic.dominating & {trial.architecture for trial in trials}) < 3:
-            (suggested,) = algorithm.suggest(synthetic.space, trials, 1, seed)
-            trials.append(synthetic.run(suggested, len(trials)))
-        needed.append(len(trials) - 1)
+    needed = [trials_to_winners(FireflySearch, 3, seed) for seed in range(3)]
     assert np.mean(needed) < 130

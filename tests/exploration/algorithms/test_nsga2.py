@@ -8,7 +8,7 @@ from flashdistill.exploration.algorithms.base import SearchProblem
 from flashdistill.exploration.algorithms.nsga2 import Nsga2Search, _mutated, _tournament
 from flashdistill.exploration.algorithms.population import Population
 from flashdistill.testing.algorithm_conformance import AlgorithmConformance
-from flashdistill.testing.search_cases import made_up_trials, small_space
+from flashdistill.testing.search_cases import made_up_trials, small_space, trials_to_winners
 from flashdistill.testing.synthetic_space import OBJECTIVES, SyntheticProblem
 
 CHOICES = np.array([4, 4, 3, 2])
@@ -63,13 +63,5 @@ def test_one_at_a_time_equals_together_while_no_results_come_in():
 
 def test_finds_winners_long_before_random_search():
     """Random search needs 216 trials on average for the third of 7 winners among 576."""
-    needed = []
-    for seed in range(3):
-        synthetic = SyntheticProblem(seed=seed)
-        algorithm = Nsga2Search(SearchProblem(OBJECTIVES, (), synthetic.baseline, "beat-baseline"))
-        trials = [synthetic.run(synthetic.baseline, 0)]
-        while len(synthetic.dominating & {trial.architecture for trial in trials}) < 3:
-            (suggested,) = algorithm.suggest(synthetic.space, trials, 1, seed)
-            trials.append(synthetic.run(suggested, len(trials)))
-        needed.append(len(trials) - 1)
+    needed = [trials_to_winners(Nsga2Search, 3, seed) for seed in range(3)]
     assert np.mean(needed) < 130
