@@ -20,7 +20,6 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from flashdistill.candidate import evaluate
 from flashdistill.config import RunConfig, load_config
 from flashdistill.console import ConsoleProgress
 from flashdistill.core.files import read_json, write_json
@@ -32,6 +31,7 @@ from flashdistill.distillation.distill import Distilled
 from flashdistill.distillation.settings import DistillationSettings
 from flashdistill.distillation.teacher_preparation import prepare_teacher
 from flashdistill.preflight import quiet_libraries
+from flashdistill.scoring import evaluate
 from flashdistill.training.compute import open_compute
 from flashdistill.workbench import Workbench
 

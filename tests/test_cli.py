@@ -38,6 +38,7 @@ VERBS = {
     "report": "RUN",
     "dashboard": "RUN",
     "remeasure": "RUN [KEY=VALUE]...",
+    "audit": "RUN [KEY=VALUE]...",
     "doctor": "",
 }
 

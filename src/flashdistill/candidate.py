@@ -8,13 +8,10 @@ failure is data; it is caught here, once, and nowhere else.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import logging
-import tempfile
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 
@@ -25,15 +22,13 @@ from flashdistill.core.files import write_json
 from flashdistill.core.measurement import Constraint, Measurement
 from flashdistill.core.progress import tracked
 from flashdistill.core.trial import Trial, TrialState
-from flashdistill.delivery.export import write_encoder
 from flashdistill.distillation.distill import Distilled
 from flashdistill.distillation.inspection import StoppedEarlyError
-from flashdistill.evaluation.pretraining_accuracy import pretraining_accuracy, student_predictor
-from flashdistill.evaluation.served_accuracy import served_accuracy
+from flashdistill.distillation.settings import DistillationSettings
 from flashdistill.exploration.constraints import violations
-from flashdistill.interim import EVALUATION_BATCH, InterimJudge
-from flashdistill.scales import SERVED_ACCURACY
-from flashdistill.workbench import Budget, Workbench
+from flashdistill.interim import InterimJudge
+from flashdistill.scoring import evaluate
+from flashdistill.workbench import Workbench
 
 log = logging.getLogger(__name__)
 
@@ -172,10 +167,11 @@ def _evaluate(bench: Workbench, candidate: _Candidate, distilled: Distilled) -> 
 def distil(
     bench: Workbench,
     architectures: Sequence[Architecture],
-    budget: Budget,
+    budget: str,
     costs: Sequence[dict[str, float]],
     judges: Sequence[InterimJudge] | None = None,
     repeat: int = 0,
+    settings: DistillationSettings | None = None,
 ) -> list[Distilled | Exception]:
     """Distil architectures side by side under a budget; keeps their learning curves.
 
@@ -184,6 +180,7 @@ def distil(
             for scoring it on the way is not counted twice.
         judges: per architecture, who may stop it early.
         repeat: another number is another training seed.
+        settings: for another budget than the two configured.
 
     Returns:
         Per architecture the student, or why it failed.
@@ -192,7 +189,7 @@ def distil(
         return []
     spent: dict[str, float] = {}
     with timed(spent, "distill"):
-        results = bench.distill(architectures, budget, judges, repeat)
+        results = bench.distill(architectures, budget, judges, repeat, settings)
     training = spent["distill"] - sum(cost.get("evaluate", 0.0) for cost in costs)
     for architecture, result, cost in zip(architectures, results, costs, strict=True):
         cost["distill"] = training / len(architectures)
@@ -200,34 +197,6 @@ def distil(
             curves = {name: curve.points for name, curve in result.curves.items()}
             write_json(bench.work_directory(architecture, budget, repeat) / "curves.json", curves)
     return results
-
-
-def evaluate(bench: Workbench, architecture: Architecture, distilled: Distilled) -> dict[str, Measurement]:
-    """Accuracy on held-out text, with the same masks for every student; also as each target serves it.
-
-    Raises:
-        TargetError: a target cannot serve the student.
-    """
-    predict = student_predictor(distilled.student, with_nsp="nsp" in bench.config.tasks)
-    scores = pretraining_accuracy(predict, bench.pretraining_data.validation_batches(EVALUATION_BATCH))
-    return scores | _as_served(bench, architecture, distilled)
-
-
-def _as_served(bench: Workbench, architecture: Architecture, distilled: Distilled) -> dict[str, Measurement]:
-    """The accuracy on those targets that compute something else than the student does, in int8 for example."""
-    scales = [scale for scale in bench.scales.all if scale.serves_otherwise]
-    if not scales:
-        return {}
-    found: dict[str, Measurement] = {}
-    shape = (EVALUATION_BATCH, bench.config.corpus.max_length)
-    student = copy.deepcopy(distilled.student).cpu()
-    for scale in scales:
-        with tempfile.TemporaryDirectory() as directory, tracked(bench.progress, f"score {architecture} as served"):
-            artifact = write_encoder(student, Path(directory), scale.artifact_format)
-            with scale.serving(str(architecture), artifact, shape) as serve:
-                batches = bench.pretraining_data.validation_batches(EVALUATION_BATCH)
-                found |= scale.named({SERVED_ACCURACY: served_accuracy(student, serve, shape, batches)})
-    return found
 
 
 def failure_reason(error: Exception) -> str:

@@ -245,6 +245,138 @@ def remeasure(
 
 
 @app.command()
+def audit(
+    run_directory: Run,
+    overrides: Overrides = None,
+    architectures: Annotated[
+        int, typer.Option("--architectures", help="How many are trained by both budgets.", min=16)
+    ] = 16,
+    repeats: Annotated[
+        int,
+        typer.Option("--repeats", help="How many of them are trained with one more seed, to know its noise.", min=0),
+    ] = 4,
+    on_the_way: Annotated[
+        bool, typer.Option("--on-the-way/--ends-only", help="Score flash on the way too, to know how short it may be.")
+    ] = True,
+    json: Annotated[Path | None, typer.Option("--json", help="Write the audit to this file too.")] = None,
+) -> None:
+    """Audit a run: does its flash distillation rank students as its regular one does? The same command resumes."""
+    _require_run(run_directory)
+
+    from flashdistill import audit_command
+    from flashdistill.console import ConsoleProgress
+    from flashdistill.delivery.audit_text import audit_lines
+
+    with ConsoleProgress() as progress:
+        found = audit_command.audit(
+            run_directory,
+            overrides or [],
+            progress,
+            architectures=architectures,
+            repeats=repeats,
+            on_the_way=on_the_way,
+        )
+    if found is None:  # in a process that only helps
+        return
+    typer.echo("\n".join(audit_lines(found)))
+    if json is not None:
+        from flashdistill.core.files import write_json
+        from flashdistill.delivery.json_form import encode
+
+        write_json(json, encode(found))
+
+
+@app.command()
+def finetune(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Delivered students or other transformers directories, hub ids, or architectures (with --config); "
+            "overrides may follow, e.g. learning_rate=3e-5 or task.max_train_rows=1000.",
+            metavar="MODEL",
+        ),
+    ] = None,
+    task: Annotated[list[str] | None, typer.Option("--task", help="A public task, e.g. sst2; may be repeated.")] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", help="Rows: a table of your own, or --task's files in their public format.")
+    ] = None,
+    validation: Annotated[str | None, typer.Option("--validation", help="Its validation rows.")] = None,
+    test: Annotated[str | None, typer.Option("--test", help="Its test rows.")] = None,
+    kind: Annotated[
+        Literal["classification", "regression", "question-answering"] | None,
+        typer.Option("--kind", help="Of your own rows; classification unless given."),
+    ] = None,
+    text: Annotated[str | None, typer.Option("--text", help="Column of the text.")] = None,
+    pair: Annotated[str | None, typer.Option("--pair", help="Column of the second text of pairs.")] = None,
+    label: Annotated[str | None, typer.Option("--label", help="Column of the class or value.")] = None,
+    seeds: Annotated[int | None, typer.Option("--seeds", help="Fine-tunings of each model on each task.")] = None,
+    teacher: Annotated[
+        str | None, typer.Option("--teacher", help="Learn from this model too; it is fine-tuned on the task already.")
+    ] = None,
+    scratch: Annotated[
+        bool, typer.Option("--scratch", help="Beside each student its architecture with random weights.")
+    ] = False,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", help="A run's YAML file: finetune, target and training are taken from it."),
+    ] = None,
+    output: Annotated[Path, typer.Option("--output", help="Where results and models go.")] = Path("finetuned"),
+    json: Annotated[Path | None, typer.Option("--json", help="Write the scores to this file too.")] = None,
+) -> None:
+    """Fine-tune models on tasks and compare them over seeds; deliver the best. The same command resumes."""
+    names, overrides = _models_and_overrides(models or [])
+
+    from flashdistill.data.tasks.loading import TASKS
+    from flashdistill.finetune_request import TaskOptions, finetune_request
+
+    loaded = None if config is None else _load(config, None)
+    files = {"train": data, "validation": validation, "test": test}
+    columns = {"text": text, "pair": pair, "label": label}
+    options = TaskOptions(task or [], _given(files), kind, _given(columns))
+    request = finetune_request(options, overrides, list(TASKS), config=loaded, seeds=seeds, teacher=teacher)
+
+    from flashdistill import finetune_command
+    from flashdistill.console import ConsoleProgress
+    from flashdistill.finetune_models import named_models
+    from flashdistill.terminal_text import tasks_text
+
+    sources = named_models(names, loaded, scratch)
+    subjects = {name: finetune_command.Subject(source) for name, source in sources.items()}
+    with ConsoleProgress() as progress:
+        record = finetune_command.finetune(subjects, request, output.expanduser(), progress)
+    if record is None:  # in a process that only helps
+        return
+    typer.echo(tasks_text(record))
+    for model in record.delivered:
+        typer.echo(f"model: {output / model.directory}")
+    if json is not None:
+        record.save(json)
+
+
+@app.command()
+def evaluate(
+    run_directory: Run,
+    overrides: Overrides = None,
+    json: Annotated[Path | None, typer.Option("--json", help="Write the scores to this file too.")] = None,
+) -> None:
+    """Fine-tune a run's delivered models and its teacher on finetune.tasks, and add the table to its report."""
+    _require_run(run_directory)
+
+    from flashdistill import evaluate_command
+    from flashdistill.console import ConsoleProgress
+    from flashdistill.terminal_text import tasks_text
+
+    with ConsoleProgress() as progress:
+        evaluated = evaluate_command.evaluate(run_directory, overrides or [], progress)
+    if evaluated is None:  # in a process that only helps
+        return
+    record, page = evaluated
+    typer.echo(f"{tasks_text(record)}\n\nreport: {page}")
+    if json is not None:
+        record.save(json)
+
+
+@app.command()
 def doctor(
     compile: Annotated[
         bool, typer.Option("--compile", help="Also measure what torch.compile brings; takes up to minutes.")
@@ -294,6 +426,16 @@ def _self_test(names: list[str], config: Path | None, overrides: list[str], json
         write_json(json, encode(result.as_json()))
     if not result.passed:
         raise typer.Exit(1)
+
+
+def _models_and_overrides(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Models first, then overrides; a directory may have an equals sign in its name."""
+    overrides = [argument for argument in arguments if "=" in argument and not Path(argument).is_dir()]
+    return [argument for argument in arguments if argument not in overrides], overrides
+
+
+def _given(options: dict[str, str | None]) -> dict[str, str]:
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _load(config: Path, overrides: list[str] | None, output: Path | None = None) -> RunConfig:

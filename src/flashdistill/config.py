@@ -38,6 +38,7 @@ from flashdistill.core.settings import Section
 from flashdistill.core.yaml_source import KeyPath, YamlSource, plain_scalar, read_yaml
 from flashdistill.data.settings import CorpusSettings
 from flashdistill.distillation.settings import DistillationSettings, FlashSettings, SignalSettings, inherit
+from flashdistill.evaluation.finetuning.settings import FinetuneSettings
 from flashdistill.exploration.settings import (
     ConstraintSetting,
     ObjectiveSetting,
@@ -67,13 +68,14 @@ _WITHOUT_EFFECT_ON_RESULTS = (
     "search.confirm_seeds",
     "signals.disk_gib",
     "signals.memory_gib",
+    "finetune",
     "training.device",
     "training.compile",
     "training.micro_batch_size",
 )
 """Keys that may change between two runs into one output directory: places, devices and memory, how
-many more architectures to try, which of the results to distil in full. Not the name: the study
-bears it."""
+many more architectures to try, which of the results to distil in full, what these are fine-tuned on.
+Not the name: the study bears it."""
 
 
 def _parse_architecture(value: object) -> object:
@@ -124,6 +126,7 @@ class RunConfig(Section):
     signals: SignalSettings = SignalSettings.model_validate({})
     training: TrainingSettings = TrainingSettings.model_validate({})
     select: SelectSettings = SelectSettings.model_validate({})
+    finetune: FinetuneSettings | None = Field(None, description="what `flashdistill evaluate` does with the results")
     output: Place = Field(description="the run directory, relative to the working directory")
     cache: Place | None = Field(None, description="null: $FLASHDISTILL_CACHE, else ~/.cache/flashdistill")
 
@@ -286,6 +289,7 @@ def _target_problems(targets: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]
 
 def _length_problems(values: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
     lengths = [(("corpus", "max_length"), values.get("corpus")), (("target", "sequence_length"), values.get("target"))]
+    lengths.append((("finetune", "max_length"), values.get("finetune")))
     further = values.get("further_targets", {}).items()
     lengths += [(("further_targets", name, "sequence_length"), target) for name, target in further]
     for place, section in lengths:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from flashdistill import results
-from flashdistill.candidate import distil, evaluate, failure_reason
+from flashdistill.candidate import distil, failure_reason
 from flashdistill.core.architecture import Architecture
 from flashdistill.core.clock import timed
 from flashdistill.core.errors import DivergedError, InputError
@@ -24,6 +24,7 @@ from flashdistill.distillation.distill import Distilled
 from flashdistill.exploration.selection import select
 from flashdistill.exploration.study import Study
 from flashdistill.ledger import Ledger
+from flashdistill.scoring import evaluate
 from flashdistill.workbench import Workbench
 
 _FAILURES = "confirmation_failures"

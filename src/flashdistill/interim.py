@@ -25,7 +25,7 @@ INTERIM_SEQUENCES = 512
 """Of the validation text that is scored on the way, always the same; its order is random, so they
 are a fair part of it. The error of half the text is 1.4 times larger, the cost half."""
 
-SCORED = ("mlm_accuracy", "mlm_loss", "nsp_accuracy")
+SCORED = ("mlm_accuracy", "mlm_loss", "perplexity", "nsp_accuracy")
 """What is scored on the way; accuracy as a target serves it would need an export each time."""
 
 _Curve = Mapping[float, Mapping[str, Measurement]]

@@ -32,6 +32,7 @@ from flashdistill.delivery.json_form import decode, encode
 from flashdistill.delivery.model_card import write_model_card
 from flashdistill.delivery.record import DeliveredModel, RunRecord
 from flashdistill.delivery.report import write_report
+from flashdistill.delivery.task_record import load_tasks
 from flashdistill.distillation.teacher_preparation import prepare_teacher
 from flashdistill.evaluation.pretraining_accuracy import pretraining_accuracy, teacher_predictor
 from flashdistill.exploration.algorithms.base import SearchProblem
@@ -56,7 +57,7 @@ def run(config: RunConfig, progress: Progress, until: Literal["search", "deliver
         InputError: something the user gave cannot be used; nothing was trained.
         NothingFeasibleError: no architecture satisfies the constraints.
     """
-    with _opened(config, progress) as life:
+    with opened(config, progress) as life:
         if life is None:
             return None
         trials = life.search()
@@ -72,7 +73,7 @@ def distill(config: RunConfig, architecture: Architecture, progress: Progress) -
 
     Of several processes only the main one returns it; the others take part in the training.
     """
-    with _opened(config, progress) as life:
+    with opened(config, progress) as life:
         if life is None:
             return None
         resolve_budgets(life.bench, life.ledger.costs)
@@ -87,7 +88,7 @@ def report(run_directory: Path) -> Path:
 
 
 @contextmanager
-def _opened(config: RunConfig, progress: Progress) -> Iterator[_Life | None]:
+def opened(config: RunConfig, progress: Progress) -> Iterator[Life | None]:
     """Claim the run directory, prepare teacher and text; on leaving, give everything back.
 
     In all processes but the main one the whole run happens in here, and None is given.
@@ -121,7 +122,7 @@ def _opened(config: RunConfig, progress: Progress) -> Iterator[_Life | None]:
         try:
             with dismissing_others(compute):
                 require_feasible(config, len(bench.prepared.tokenizer))
-                yield _Life(bench, ledger)
+                yield Life(bench, ledger)
         finally:
             bench.scales.close()
             ledger.save()
@@ -132,7 +133,7 @@ def _workbench(config: RunConfig, directory: RunDirectory, progress: Progress, c
     return Workbench(config, directory, prepared, progress, compute)
 
 
-class _Life:
+class Life:
     """The steps of a run."""
 
     def __init__(self, bench: Workbench, ledger: Ledger):
@@ -192,9 +193,9 @@ class _Life:
             shutil.rmtree(self.directory.signals, ignore_errors=True)
             if self.ledger.worked or not self.directory.state().get("finished"):
                 self.directory.remember(finished=now())
-        record = self.record(trials, chosen)
+        record, tasks = self.record(trials, chosen), load_tasks(self.directory.path)
         for model in record.delivered:
-            write_model_card(model, record, self.directory.path / model.directory)
+            write_model_card(model, record, self.directory.path / model.directory, tasks)
         return write_report(record, self.directory.path)
 
     def _require_some_feasible(self, trials: Sequence[Trial]) -> None:

@@ -8,13 +8,14 @@ from pathlib import Path
 
 from transformers import MobileBertForPreTraining
 
-from flashdistill.candidate import distil, evaluate
+from flashdistill.candidate import distil
 from flashdistill.core.architecture import Architecture
 from flashdistill.core.clock import timed
 from flashdistill.core.measurement import Measurement
 from flashdistill.core.progress import tracked
 from flashdistill.delivery.deliver import deliver
 from flashdistill.delivery.record import DeliveredModel
+from flashdistill.scoring import evaluate
 from flashdistill.workbench import Workbench
 
 
@@ -35,7 +36,7 @@ def distil_and_deliver(
     if isinstance(distilled, Exception):
         raise distilled
     with timed(costs, "evaluate"):
-        scores = evaluate(bench, architecture, distilled)
+        scores = evaluate(bench, architecture, distilled, finished=True)
     student = distilled.student.cpu()
     directory = bench.directory.model(architecture)
     model = DeliveredModel(

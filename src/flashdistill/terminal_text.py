@@ -7,6 +7,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from flashdistill.core.measurement import Measurement, metric_parts
+from flashdistill.delivery.task_record import TaskResult, TasksRecord
+from flashdistill.delivery.task_tables import (
+    averages_by_row,
+    by_row,
+    difference_text,
+    metric_text,
+    score_text,
+    seeds_text,
+)
 
 WORTHWHILE_SPEEDUP = 1.2
 """Less is within what a busy machine makes of equal speeds."""
@@ -107,6 +116,32 @@ def _conditions(target: str | None, values: Mapping[str, Measurement]) -> str:
         f"batch {facts.get('batch_size')} × {facts.get('sequence_length')} tokens{clock}"
     )
     return text if target is None else f"{target}: {text}"
+
+
+def tasks_text(record: TasksRecord) -> str:
+    """Scores on tasks as aligned text: a row for every task, split and metric, a column for every model."""
+    names = [model.name for model in record.models]
+    rows = [["task", "split", "metric", "rows", *names]]
+    differences = [["difference from", record.reference, "[95 %]", "", *names]]
+    for (task, split, _), found in by_row(record).items():
+        one = next(iter(found.values()))
+        facts = [task, split, metric_text(one.title, one.unit), f"{one.samples:,}"]
+        rows.append([*facts, *(_score(found.get(name)) for name in names)])
+        compared = {name: difference_text(result.unit, result.difference) for name, result in found.items()}
+        differences.append([*facts, *(compared.get(name) or "-" for name in names)])
+    for (_, on), averages in averages_by_row(record).items():
+        one = next(iter(averages.values()))
+        facts = [f"average of {len(one.tasks)} tasks", on, metric_text(one.title, one.unit), ""]
+        values = [averages[name].value if name in averages else None for name in names]
+        rows.append([*facts, *("-" if value is None else score_text(one.unit, value) for value in values)])
+    parts = [*_aligned(rows), "", seeds_text(record)]
+    if record.reference:
+        parts += ["", *_aligned(differences)]
+    return "\n".join([*parts, *(f"warning: {failure}" for failure in record.failures)])
+
+
+def _score(result: TaskResult | None) -> str:
+    return "-" if result is None else score_text(result.unit, result.mean, result.deviation)
 
 
 def doctor_text(report: Mapping[str, Any]) -> str:

@@ -40,7 +40,7 @@ class DistillJob:
     """
 
     architectures: tuple[Architecture, ...]
-    budget: Budget
+    budget: str
     settings: DistillationSettings
     repeat: int = 0
     inspected: bool = False
@@ -81,29 +81,34 @@ class Workbench:
     def distill(
         self,
         architectures: Sequence[Architecture],
-        budget: Budget,
+        budget: str,
         judges: Sequence[Judge] | None = None,
         repeat: int = 0,
+        settings: DistillationSettings | None = None,
     ) -> list[Distilled | Exception]:
         """Distil or resume architectures side by side; with several processes, together with the others.
 
         Args:
+            budget: ``flash`` or ``regular``; another name needs ``settings``.
             judges: one per architecture, asked on the way whether to go on; None: nobody is asked.
             repeat: another number is another training seed.
+            settings: resolved ones, for another budget than the two configured.
 
         Returns:
             Per architecture the student, or what stopped it.
         """
-        settings = self.config.flash if budget == "flash" else self.config.regular
+        settings = settings or (self.config.flash if budget == "flash" else self.config.regular)
         job = DistillJob(tuple(architectures), budget, settings, repeat, judges is not None)
         self.compute.from_main(job)
         return self.take_part(job, judges)
 
     def take_part(self, job: DistillJob, judges: Sequence[Judge] | None = None) -> list[Distilled | Exception]:
         """`distill` as every process does it."""
-        task = "distil {}" if job.budget == "flash" else "regular distillation of {}"
+        task = {"flash": "distil {}", "regular": "regular distillation of {}"}.get(
+            job.budget, f"distil {{}}, {job.budget}"
+        )
         if job.repeat:
-            task = f"confirm {{}} with seed {job.repeat}"
+            task = f"confirm {{}} with seed {job.repeat}" if job.budget == "flash" else f"{task} with seed {job.repeat}"
 
         def build(index: int) -> Distillation:
             architecture = job.architectures[index]
@@ -117,9 +122,10 @@ class Workbench:
 
         return distill_side_by_side([partial(build, index) for index in range(len(job.architectures))])
 
-    def work_directory(self, architecture: Architecture, budget: Budget, repeat: int = 0) -> Path:
+    def work_directory(self, architecture: Architecture, budget: str, repeat: int = 0) -> Path:
         """Where a distillation keeps its checkpoints and its learning curve."""
-        return self.directory.candidate(architecture) / (f"confirm-{repeat}" if repeat else budget)
+        seeded = f"confirm-{repeat}" if budget == "flash" else f"{budget}-{repeat}"
+        return self.directory.candidate(architecture) / (seeded if repeat else budget)
 
     def time_steps(self, architecture: Architecture, settings: DistillationSettings) -> StepSeconds:
         """What steps of an architecture cost; with several processes, together with the others."""

@@ -11,11 +11,18 @@ import pytest
 
 from flashdistill.core.progress import Silent
 from flashdistill.data.batch import Batch
+from flashdistill.data.masking import mask_draws
 from flashdistill.data.pretraining_data import PretrainingData
 from flashdistill.data.settings import CorpusSettings
 from flashdistill.data.token_cache import TokenisedCorpus, prepare_corpus
 
 WriteCorpus = Callable[[Path, list[str]], CorpusSettings]
+
+VALIDATION_DRAWS = [
+    [0.2724625972482376, 0.6037167553863677, 0.999694783445975],
+    [0.0851880791833064, 0.5542182648513908, 0.9741654317210605],
+]
+"""The first numbers that choose the masked tokens of the first two validation pairs."""
 
 
 @pytest.fixture(scope="module")
@@ -218,3 +225,41 @@ def test_batches_are_fast(data: PretrainingData) -> None:
         times.append(time.perf_counter() - start)
     # 1 ms on an idle core; the minimum is robust against busy neighbours.
     assert min(times) < 0.005
+
+
+def test_the_papers_masking(tokenizer: Any, tmp_path: Path, write_corpus: WriteCorpus, make_documents: Any) -> None:
+    """At most 20 tokens of a sequence of 512, where 15 % would be about 75; in proportion at other lengths."""
+    settings = write_corpus(tmp_path, make_documents(12, 120)).model_copy(
+        update={"max_length": 512, "max_predictions": "20-per-512", "short_sequence_fraction": 0.0}
+    )
+    corpus = prepare_corpus(settings, tokenizer, tmp_path / "cache", Silent())
+    batch = PretrainingData(corpus, tokenizer, settings, seed=0).batch(0, 8)
+    counts = np.bincount(batch.masked_positions // batch.input_ids.shape[1], minlength=8)
+    assert counts.max() == 20
+    assert (counts[batch.attention_mask.sum(axis=1) > 200] == 20).all()
+    caps = {length: settings.model_copy(update={"max_length": length}).predictions_cap for length in (16, 64, 128, 384)}
+    assert caps == {16: 1, 64: 2, 128: 5, 384: 15}
+    assert settings.model_copy(update={"max_predictions": 7}).predictions_cap == 7
+    assert settings.model_copy(update={"max_predictions": None}).predictions_cap is None
+
+
+@pytest.mark.parametrize("given", [0, "20-per-128"])
+def test_other_caps_are_refused(settings: CorpusSettings, given: object) -> None:
+    with pytest.raises(ValueError, match="max_predictions"):
+        CorpusSettings.model_validate(settings.model_dump() | {"max_predictions": given})
+
+
+def test_validation_masks_never_change(data: PretrainingData, tokenizer: Any) -> None:
+    """Accuracies of different runs, seeds and versions are comparable because the same tokens are masked.
+
+    Where this fails, those reported before mean something else.
+    """
+    draws = mask_draws([0, 1], 64, "validation", "masks")
+    np.testing.assert_allclose(draws[:, 0, :3], VALIDATION_DRAWS, atol=1e-12)
+    batch = next(data.validation_batches(2))
+    width = batch.input_ids.shape[1]
+    maskable = ~np.isin(unmasked(batch), tokenizer.all_special_ids)
+    for row in range(2):
+        found = batch.masked_positions[batch.masked_positions // width == row] % width
+        order = np.argsort(np.where(maskable[row], draws[row, 0, :width], np.inf))
+        assert found.tolist() == sorted(order[: round(0.15 * maskable[row].sum())].tolist())

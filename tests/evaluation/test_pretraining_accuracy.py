@@ -1,11 +1,19 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
 
+from flashdistill.core.measurement import Measurement
 from flashdistill.data.batch import Batch
-from flashdistill.evaluation.pretraining_accuracy import pretraining_accuracy, student_predictor, teacher_predictor
+from flashdistill.evaluation.pretraining_accuracy import (
+    perplexity,
+    pretraining_accuracy,
+    student_predictor,
+    teacher_predictor,
+)
 from flashdistill.models.inputs import model_inputs
 from flashdistill.models.students import build_student
 from flashdistill.testing.tiny import ARCHITECTURE, FAMILY, VOCAB_SIZE, TinyData, tiny_teacher
@@ -55,6 +63,7 @@ def test_models_without_a_next_sentence_head_have_no_such_score() -> None:
     assert set(pretraining_accuracy(teacher_predictor(tiny_teacher()), TinyData().validation_batches(8))) == {
         "mlm_accuracy",
         "mlm_loss",
+        "perplexity",
     }
 
 
@@ -73,3 +82,39 @@ def test_student_predictions_are_the_models_own() -> None:
         for split in (batches, TinyData().validation_batches(8))
     ]
     assert by_size[0] == by_size[1]
+
+
+def test_perplexity_and_its_error_by_the_delta_method() -> None:
+    found = perplexity(Measurement.of("mlm_loss", math.log(20.0), stderr=0.1, samples=7))
+    assert (found.name, found.unit, found.samples) == ("perplexity", "", 7)
+    assert found.value == pytest.approx(20.0)
+    assert found.stderr == pytest.approx(2.0)
+    assert perplexity(Measurement.of("mlm_loss", 1e4)).value == math.inf
+
+
+def test_agreement_with_the_teacher_by_hand() -> None:
+    """Two tokens of four agree; errors are over sequences, not tokens."""
+    mask = np.ones((2, 2), dtype=np.int64)
+    batch = Batch(mask, mask, mask, np.arange(4), np.array([0, 0, 1, 1]), np.zeros(2, dtype=np.int64))
+    even, leaning = [0.5, 0.5], [0.75, 0.25]
+    student = torch.tensor([leaning, leaning, leaning, leaning]).log()
+    taught = torch.tensor([leaning, leaning, leaning[::-1], leaning[::-1]]).log()
+    found = pretraining_accuracy(lambda _: (student, None), [batch], lambda _: (taught, None))
+    assert found["teacher_agreement"].value == 0.5
+    # Sequence means 1 and 0: the standard error of their mean is 0.5.
+    assert found["teacher_agreement"].stderr == pytest.approx(0.5)
+    kl = 0.75 * math.log(3) + 0.25 * math.log(1 / 3)
+    assert found["teacher_kl"].value == pytest.approx(kl / 2)
+    assert found["teacher_kl"].unit == "nats"
+    flat = torch.tensor([even] * 4).log()
+    same = pretraining_accuracy(lambda _: (flat, None), [batch], lambda _: (flat, None))
+    assert same["teacher_kl"].value == pytest.approx(0.0, abs=1e-7)
+    assert same["perplexity"].value == pytest.approx(2.0)
+
+
+def test_a_student_that_is_its_teacher() -> None:
+    predict = teacher_predictor(tiny_teacher())
+    scores = pretraining_accuracy(predict, TinyData().validation_batches(8), predict)
+    assert scores["teacher_agreement"].value == 1.0
+    assert scores["teacher_kl"].value == pytest.approx(0.0, abs=1e-6)
+    assert scores["teacher_kl"].samples == scores["mlm_accuracy"].samples

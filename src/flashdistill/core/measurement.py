@@ -15,7 +15,10 @@ Goal = Literal["maximize", "minimize"]
 METRICS: dict[str, tuple[str, Goal]] = {
     "mlm_accuracy": ("fraction", "maximize"),
     "mlm_loss": ("nats", "minimize"),
+    "perplexity": ("", "minimize"),
     "nsp_accuracy": ("fraction", "maximize"),
+    "teacher_agreement": ("fraction", "maximize"),
+    "teacher_kl": ("nats", "minimize"),
     "served_mlm_accuracy": ("fraction", "maximize"),
     "latency_ms": ("ms", "minimize"),
     "latency_p50_ms": ("ms", "minimize"),
@@ -30,6 +33,9 @@ METRICS: dict[str, tuple[str, Goal]] = {
     "artifact_bytes": ("bytes", "minimize"),
 }
 """Every metric: its unit and the direction that is usually wanted."""
+
+AGAINST_TEACHER = ("teacher_agreement", "teacher_kl")
+"""Metrics that ask the teacher, too: of finished students always, in the search only where it asks for them."""
 
 KNOWN_WITHOUT_MEASURING = ("num_parameters",)
 """Metrics that follow from the architecture alone."""

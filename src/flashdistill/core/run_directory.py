@@ -7,6 +7,8 @@ RUN/
   study.db           the trials (Optuna)
   prior.json         what another run found out, as it was when this one began (search.warm_start)
   candidates/ARCH/   flash/, regular/ and confirm-N/: checkpoints in training, learning curves
+  audit.json         whether flash ranks as regular distillation does; audit/ has each training's scores
+  tasks.json         what the models are worth on tasks; tasks/ has the fine-tuned ones
   measurements/      the reference's latency and the runner's logs
   signals/           the teacher's answers to the search's batches, removed at the end
   models/ARCH/       delivered students

@@ -65,6 +65,14 @@ def _checked(info: FieldInfo, raw: Any, path: KeyPath, source: YamlSource) -> tu
     """Whether a field's value is valid, and the value."""
     if (item := _named_section(info.annotation)) is not None:
         return _checked_named_sections(item, raw, path, source)
+    if isinstance(raw, list) and (item := _listed_section(info.annotation)) is not None:
+        given = raw
+        raw = [
+            _checked_section(item, one, (*path, place), source) if isinstance(one, dict) else one
+            for place, one in enumerate(given)
+        ]
+        if any(isinstance(one, dict) and checked is None for one, checked in zip(given, raw, strict=True)):
+            return False, None
     section = _section_of(info.annotation, raw)
     if section is not None:
         instance = _checked_section(section, raw, path, source)
@@ -167,6 +175,12 @@ def _named_section(annotation: Any) -> type[Section] | None:
     if get_origin(annotation) is not dict:
         return None
     item = get_args(annotation)[1]
+    return item if isinstance(item, type) and issubclass(item, Section) else None
+
+
+def _listed_section(annotation: Any) -> type[Section] | None:
+    """The section that each item of a list is; None for any other annotation."""
+    item = _item(annotation)[0] if get_origin(annotation) is list else None
     return item if isinstance(item, type) and issubclass(item, Section) else None
 
 

@@ -143,7 +143,7 @@ class PretrainingData:
             mask_id=self._mask_id,
             replacement_ids=self._replacement_ids,
             fraction=settings.masked_fraction,
-            max_predictions=settings.max_predictions,
+            max_predictions=settings.predictions_cap,
         )
         return Batch(input_ids, types, real.astype(np.int64), positions, labels, is_random[share].astype(np.int64))
 

@@ -51,7 +51,7 @@ def deliver(
     write_onnx(student, work / ENCODER_FILE, "encoder")
     write_onnx(student, work / MLM_FILE, "mlm")
     inputs = example_inputs(target, len(tokenizer), seed=0)
-    parity = mlm_parity(str(model.architecture), work / MLM_FILE, expected_logits(student, inputs))
+    parity = onnx_parity(str(model.architecture), work / MLM_FILE, expected_logits(student, inputs))
     measured = measure(student, work)
     model = dataclasses.replace(model, measurements={**model.measurements, **measured}, parity_max_abs=parity)
     write_json(work / FIGURES_FILE, encode(model))
@@ -67,8 +67,8 @@ def delivered(directory: Path) -> DeliveredModel | None:
     return decode(DeliveredModel, read_json(path)) if path.exists() else None
 
 
-def mlm_parity(architecture: str, path: Path, expected: Expected) -> float:
-    """The largest absolute difference of the ONNX file's logits from the student's.
+def onnx_parity(name: str, path: Path, expected: Expected) -> float:
+    """The largest absolute difference of an ONNX file's outputs from those that are expected.
 
     Raises:
         TargetError: it is beyond the tolerance.
@@ -77,5 +77,5 @@ def mlm_parity(architecture: str, path: Path, expected: Expected) -> float:
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     answers = [np.asarray(answer) for answer in session.run(None, dict(expected.inputs))]
-    check_parity(architecture, answers, expected.outputs)
+    check_parity(name, answers, expected.outputs)
     return float(max(abs(got - wanted).max() for got, wanted in zip(answers, expected.outputs, strict=True)))

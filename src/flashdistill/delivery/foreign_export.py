@@ -9,7 +9,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,20 +100,34 @@ def export_foreign(directory: Path, path: Path) -> None:
         TargetError: the directory holds no encoder, the exporter's package is missing, or it
             cannot export the model.
     """
-    _require_exporter()
+    require_exporter()
     # Its attention is plain matrix products: every runtime reads those, at any opset.
-    encoder = load_encoder(directory, attention="eager")
+    export_module(load_encoder(directory, attention="eager"), path, ["last_hidden_state"], str(directory))
+
+
+def export_module(module: nn.Module, path: Path, outputs: Sequence[str], name: str) -> None:
+    """Write what takes ids, mask and segments as ONNX, with torch's own exporter; see `export_foreign`.
+
+    Args:
+        outputs: names of the module's outputs.
+        name: of the model, for messages.
+
+    Raises:
+        TargetError: the exporter's package is missing, or it cannot export the module.
+    """
+    require_exporter()
     with _silent_exporter(), torch.no_grad():
         try:
-            program = _dynamic_program(encoder)
+            program = _dynamic_program(module, outputs)
             assert program is not None
             save(program.model_proto, path)
         except Exception as error:  # whatever tracing and translation raise
             reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-            raise TargetError(f"export: {directory}: torch cannot export this model to ONNX: {reason}") from error
+            raise TargetError(f"export: {name}: torch cannot export this model to ONNX: {reason}") from error
 
 
-def _require_exporter() -> None:
+def require_exporter() -> None:
+    """Raises TargetError, which says what to install, where models of others cannot be exported."""
     try:
         import onnxscript  # noqa: F401
     except ImportError as error:
@@ -123,16 +137,16 @@ def _require_exporter() -> None:
         ) from error
 
 
-def _dynamic_program(encoder: ServedEncoder) -> torch.onnx.ONNXProgram | None:
+def _dynamic_program(module: nn.Module, outputs: Sequence[str]) -> torch.onnx.ONNXProgram | None:
     batch, sequence = torch.export.Dim("batch"), torch.export.Dim("sequence")
     example = tuple(
         torch.ones(2, 8, dtype=torch.int64) for _ in INPUT_NAMES
     )  # sizes of 0 and 1 would be taken as fixed
     return torch.onnx.export(
-        encoder,
+        module,
         example,
         input_names=list(INPUT_NAMES),
-        output_names=["last_hidden_state"],
+        output_names=list(outputs),
         dynamic_shapes=[{0: batch, 1: sequence}] * len(INPUT_NAMES),
         dynamo=True,
         verbose=False,

@@ -20,7 +20,10 @@ MISSING = "\N{EN DASH}"
 METRIC_NAMES = {
     "mlm_accuracy": "MLM accuracy",
     "mlm_loss": "MLM loss",
+    "perplexity": "MLM perplexity",
     "nsp_accuracy": "NSP accuracy",
+    "teacher_agreement": "agreement with the teacher",
+    "teacher_kl": "divergence from the teacher",
     "served_mlm_accuracy": "MLM accuracy as served",
     "latency_ms": "latency",
     "latency_p50_ms": "median latency",

@@ -22,6 +22,8 @@ from flashdistill.delivery.formatting import (
     metric_name,
 )
 from flashdistill.delivery.record import DeliveredModel, RunRecord
+from flashdistill.delivery.task_record import TasksRecord
+from flashdistill.delivery.task_tables import card_rows, seeds_text
 
 CARD_FILE = "README.md"
 TEMPLATES = Path(__file__).parent / "templates"
@@ -30,23 +32,54 @@ TEMPLATES = Path(__file__).parent / "templates"
 _MARKDOWN = re.compile(r"([\\`*{}\[\]|#~]|(?<!\w)_|_(?!\w))")
 
 
-def write_model_card(model: DeliveredModel, record: RunRecord, directory: Path) -> Path:
+def write_model_card(
+    model: DeliveredModel, record: RunRecord, directory: Path, tasks: TasksRecord | None = None
+) -> Path:
     """Write the card of a delivered model into its directory.
 
     Args:
         record: of the run so far; what it does not know yet is left out of the card.
         directory: where the model's files are.
+        tasks: what it and others are worth on tasks, where that is known.
 
     Returns:
         The card's path.
     """
     path = Path(directory) / CARD_FILE
-    write_text(path, render_model_card(model, record))
+    write_text(path, render_model_card(model, record, tasks))
     return path
 
 
-def render_model_card(model: DeliveredModel, record: RunRecord) -> str:
+def render_model_card(model: DeliveredModel, record: RunRecord, tasks: TasksRecord | None = None) -> str:
     """The card's text: front matter in YAML, then Markdown."""
+    template = record.space.template if record.space else ""
+    return (
+        card_environment()
+        .get_template("card.md.j2")
+        .render(
+            model=model,
+            record=record,
+            tasks=card_rows(tasks, str(model.architecture)) if tasks else [],
+            task_seeds=seeds_text(tasks) if tasks else "",
+            task_reference=tasks.reference if tasks else "",
+            template=template,
+            stock=template != "autodistill",
+            figures=_figures(model, record),
+            latency_conditions=_latency_conditions(model, record),
+            teacher=teacher_facts(record),
+            corpus=corpus_facts(record),
+            steps=format_count(model.steps) if model.steps is not None else "",
+            settings=flattened(record.regular),
+            settings_key=content_key(record.teacher and record.teacher.source_sha256, record.regular, record.seed),
+            versions=flattened(record.environment),
+            noisy=any(item.details.get("noisy") for item in model.measurements.values()),
+            parity=f"{model.parity_max_abs:.1e}" if model.parity_max_abs is not None else "",
+        )
+    )
+
+
+def card_environment() -> Environment:
+    """Templates of cards, with the filters ``md`` and ``quoted``."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=False,  # not HTML: `md` escapes for Markdown and `quoted` for YAML
@@ -57,23 +90,7 @@ def render_model_card(model: DeliveredModel, record: RunRecord) -> str:
     )
     environment.filters["md"] = escape_markdown
     environment.filters["quoted"] = lambda text: json.dumps(str(text), ensure_ascii=False)
-    template = record.space.template if record.space else ""
-    return environment.get_template("card.md.j2").render(
-        model=model,
-        record=record,
-        template=template,
-        stock=template != "autodistill",
-        figures=_figures(model, record),
-        latency_conditions=_latency_conditions(model, record),
-        teacher=teacher_facts(record),
-        corpus=corpus_facts(record),
-        steps=format_count(model.steps) if model.steps is not None else "",
-        settings=flattened(record.regular),
-        settings_key=content_key(record.teacher and record.teacher.source_sha256, record.regular, record.seed),
-        versions=flattened(record.environment),
-        noisy=any(item.details.get("noisy") for item in model.measurements.values()),
-        parity=f"{model.parity_max_abs:.1e}" if model.parity_max_abs is not None else "",
-    )
+    return environment
 
 
 def escape_markdown(text: object) -> str:

@@ -9,6 +9,7 @@ from typing import Literal
 from urllib.parse import quote
 
 from flashdistill.core.measurement import (
+    AGAINST_TEACHER,
     METRICS,
     Measurement,
     known_before_training,
@@ -90,13 +91,15 @@ _ALWAYS_SHOWN = (
 )
 """Metrics that have a column wherever they are known; the others only where something is asked of them."""
 
+_SHOWN_WHEN_DELIVERED = (*_ALWAYS_SHOWN, "perplexity", *AGAINST_TEACHER)
 
-def _metrics(record: RunRecord, scored: Iterable[Scored]) -> list[str]:
+
+def _metrics(record: RunRecord, scored: Iterable[Scored], always: Sequence[str] = _ALWAYS_SHOWN) -> list[str]:
     """The metrics that have columns: parameters first, then in the order of `METRICS`."""
     asked = {objective.metric for objective in record.objectives}
     asked |= {re.split("[<>]", text)[0].strip() for text in record.constraints}
     found = {name for item in scored for name in item.measurements}
-    shown = {name for name in found if name in asked or metric_parts(name)[0] in _ALWAYS_SHOWN}
+    shown = {name for name in found if name in asked or metric_parts(name)[0] in always}
     order = ["num_parameters", *METRICS]
     return sorted(shown, key=lambda name: (order.index(metric_parts(name)[0]), metric_parts(name)[1] or ""))
 
@@ -123,7 +126,7 @@ def delivered_table(record: RunRecord) -> Table | None:
     """The models in the run directory against the baseline at the same budget; None without models."""
     if not record.delivered:
         return None
-    metrics = _metrics(record, record.delivered)
+    metrics = _metrics(record, record.delivered, _SHOWN_WHEN_DELIVERED)
     models = sorted(record.delivered, key=lambda model: model.is_baseline)
     return Table(
         "Delivered models",

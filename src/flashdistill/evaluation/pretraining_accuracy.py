@@ -5,6 +5,8 @@ Shapes: B sequences, S tokens, M masked tokens, V vocabulary.
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -13,14 +15,18 @@ import torch
 from torch.nn import functional as F
 from transformers import MobileBertForPreTraining
 
-from flashdistill.core.measurement import Measurement
+from flashdistill.core.measurement import Measurement, metric_unit
 from flashdistill.data.batch import Batch
+from flashdistill.evaluation.agreement import divergence, top_match
 from flashdistill.models import blocks
 from flashdistill.models.inputs import model_inputs
 from flashdistill.models.teacher import Teacher
 
 Predict = Callable[[Batch], tuple[torch.Tensor, torch.Tensor | None]]
 """Batch → masked-LM logits [M, V] and next-sentence logits [B, 2] (None without that head), on the CPU."""
+
+_LARGEST_EXPONENT = 700.0
+"""exp of more does not fit into a double."""
 
 
 @dataclass
@@ -47,31 +53,49 @@ class RatioOfSums:
 
 
 @torch.no_grad()
-def pretraining_accuracy(predict: Predict, batches: Iterable[Batch]) -> dict[str, Measurement]:
-    """``mlm_accuracy``, ``mlm_loss`` (nats) and, with a next-sentence head, ``nsp_accuracy``.
+def pretraining_accuracy(
+    predict: Predict, batches: Iterable[Batch], teacher: Predict | None = None
+) -> dict[str, Measurement]:
+    """``mlm_accuracy``, ``mlm_loss`` (nats), ``perplexity`` and, with a next-sentence head, ``nsp_accuracy``.
 
     The accuracy of a masked token counts 1 if the most probable entry is the true one. Standard
     errors are over sequences.
+
+    Args:
+        teacher: asked for its predictions too, if given; then ``teacher_agreement`` (share of the
+            tokens with the same most probable entry) and ``teacher_kl`` (KL(teacher ‖ student),
+            nats) are among the results.
     """
-    correct, loss, next_sentence = RatioOfSums(), RatioOfSums(), RatioOfSums()
-    has_nsp = False
+    ratios: dict[str, RatioOfSums] = {}
+
+    def add(name: str, values: np.ndarray, groups: np.ndarray, num_groups: int) -> None:
+        ratios.setdefault(name, RatioOfSums()).add(values, groups, num_groups)
+
     for batch in batches:
         mlm_logits, nsp_logits = predict(batch)
         labels = torch.from_numpy(batch.masked_labels)
-        num_sequences, length = batch.input_ids.shape
+        count, length = batch.input_ids.shape
         sequences = batch.masked_positions // length
-        hits = (mlm_logits.argmax(-1) == labels).numpy().astype(np.float64)
+        add("mlm_accuracy", (mlm_logits.argmax(-1) == labels).double().numpy(), sequences, count)
         losses = F.cross_entropy(mlm_logits, labels, reduction="none").double().numpy()
-        correct.add(hits, sequences, num_sequences)
-        loss.add(losses, sequences, num_sequences)
+        add("mlm_loss", losses, sequences, count)
         if nsp_logits is not None:
-            has_nsp = True
             answers = (nsp_logits.argmax(-1).numpy() == batch.next_sentence_labels).astype(np.float64)
-            next_sentence.add(answers, np.arange(num_sequences), num_sequences)
-    results = {"mlm_accuracy": correct.measurement("mlm_accuracy"), "mlm_loss": loss.measurement("mlm_loss")}
-    if has_nsp:
-        results["nsp_accuracy"] = next_sentence.measurement("nsp_accuracy")
-    return results
+            add("nsp_accuracy", answers, np.arange(count), count)
+        if teacher is not None:
+            taught, _ = teacher(batch)
+            add("teacher_agreement", top_match(mlm_logits, taught), sequences, count)
+            add("teacher_kl", divergence(mlm_logits, taught), sequences, count)
+    results = {name: ratio.measurement(name) for name, ratio in ratios.items()}
+    return results | {"perplexity": perplexity(results["mlm_loss"])}
+
+
+def perplexity(loss: Measurement) -> Measurement:
+    """exp of a mean loss in nats; its standard error by the delta method, exp(loss) times the loss's."""
+    # A loss that overflows is far beyond any vocabulary's logarithm: the student has diverged.
+    value = math.exp(loss.value) if loss.value < _LARGEST_EXPONENT else math.inf
+    stderr = None if loss.stderr is None else value * loss.stderr
+    return dataclasses.replace(loss, name="perplexity", unit=metric_unit("perplexity"), value=value, stderr=stderr)
 
 
 def student_predictor(student: MobileBertForPreTraining, with_nsp: bool) -> Predict:

@@ -70,8 +70,7 @@ class ServedEncoder(nn.Module):
     def __init__(self, body: PreTrainedModel):
         super().__init__()
         self.body = body
-        accepts = "token_type_ids" in inspect.signature(body.forward).parameters
-        self._segments = accepts and getattr(body.config, "type_vocab_size", 0) > 1
+        self._segments = takes_segments(body)
 
     def forward(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor
@@ -79,6 +78,12 @@ class ServedEncoder(nn.Module):
         """Integers [B, S] → [B, S, h]."""
         segments = {"token_type_ids": token_type_ids} if self._segments else {}
         return self.body(input_ids=input_ids, attention_mask=attention_mask, **segments).last_hidden_state
+
+
+def takes_segments(model: PreTrainedModel) -> bool:
+    """Whether a model tells a first segment from a second."""
+    accepts = "token_type_ids" in inspect.signature(model.forward).parameters
+    return accepts and getattr(model.config, "type_vocab_size", 0) > 1
 
 
 def load_encoder(

@@ -32,7 +32,7 @@ import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
-from transformers import MobileBertConfig, MobileBertForPreTraining
+from transformers import MobileBertConfig, MobileBertForPreTraining, MobileBertPreTrainedModel
 from transformers.models.mobilebert.modeling_mobilebert import NoNorm
 
 OPSET = 17
@@ -148,10 +148,10 @@ class StudentGraph:
     Modules of `transformers` blocks are typed `Any`: torch declares no attributes for them.
     """
 
-    def __init__(self, model: MobileBertForPreTraining):
+    def __init__(self, model: MobileBertPreTrainedModel):
+        self.model: Any = model
         self.config = model.config
-        self.student = model.mobilebert
-        self.predictions = model.cls.predictions
+        self.student = self.model.mobilebert
         self.builder = GraphBuilder()
         for name in INPUT_NAMES:
             self.builder.inputs.append(helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "sequence"]))
@@ -206,7 +206,7 @@ class StudentGraph:
         segments = g.node("Gather", segments, "token_type_ids")
         placed = g.node("Reshape", g.node("Add", segments, positions), g.integers(-1, self.config.hidden_size))
 
-        weight, bias = _dense(part.embedding_transformation)
+        weight, bias = linear(part.embedding_transformation)
         embedded = g.gemm("embedding_transformation", rows, weight * gain, bias * gain + shift)
         return g.node("Add", embedded, placed, name="embeddings")
 
@@ -226,7 +226,7 @@ class StudentGraph:
         )
         last = block.output.bottleneck
         gain, shift = _no_norm(last.LayerNorm)
-        weight, bias = _dense(last.dense)
+        weight, bias = linear(last.dense)
         skip = self.scaled(f"{name}.skip", hidden, gain, bias * gain + shift)
         return g.gemm(f"{name}.output", state, weight * gain, skip)
 
@@ -236,14 +236,14 @@ class StudentGraph:
         source = hidden
         if self.config.key_query_shared_bottleneck:
             gain, shift = _no_norm(block.bottleneck.attention.LayerNorm)
-            weight, bias = _dense(block.bottleneck.attention.dense)
+            weight, bias = linear(block.bottleneck.attention.dense)
             source = g.gemm(f"{name}.shared", hidden, weight * gain, bias * gain + shift)
 
         scale = self.head_size**-0.5
-        weight, bias = _dense(layer.query)
+        weight, bias = linear(layer.query)
         query = self._heads(g.gemm(f"{name}.query", source, weight * scale, bias * scale), [0, 2, 1, 3])
-        key = self._heads(g.gemm(f"{name}.key", source, *_dense(layer.key)), [0, 2, 3, 1])
-        value = self._heads(g.gemm(f"{name}.value", hidden, *_dense(layer.value)), [0, 2, 1, 3])
+        key = self._heads(g.gemm(f"{name}.key", source, *linear(layer.key)), [0, 2, 3, 1])
+        value = self._heads(g.gemm(f"{name}.value", hidden, *linear(layer.value)), [0, 2, 1, 3])
         scores = g.node("Add", g.node("MatMul", query, key), mask)
         context = g.node("MatMul", g.node("Softmax", scores, axis=-1), value)
         context = g.node("Transpose", context, perm=[0, 2, 1, 3])
@@ -253,8 +253,8 @@ class StudentGraph:
         # in what comes in, so the outer NoNorm goes into the weights of both.
         gain, shift = _no_norm(block.attention.output.LayerNorm)
         input_gain, input_shift = _no_norm(block.bottleneck.input.LayerNorm)
-        input_weight, input_bias = _dense(block.bottleneck.input.dense)
-        weight, bias = _dense(block.attention.output.dense)
+        input_weight, input_bias = linear(block.bottleneck.input.dense)
+        weight, bias = linear(block.attention.output.dense)
         constant = (input_bias * input_gain + input_shift + bias) * gain + shift
         residual = g.gemm(f"{name}.bottleneck", hidden, input_weight * input_gain * gain, constant)
         return g.gemm(f"{name}.attention", context, weight * gain, residual)
@@ -263,15 +263,15 @@ class StudentGraph:
         """``gain * (second(relu(first(rows))) + rows) + shift`` for rows ``[T, b]``."""
         g = self.builder
         gain, shift = _no_norm(norm)
-        inner = g.node("Relu", g.gemm(f"{name}.first", rows, *_dense(first)))
-        weight, bias = _dense(second)
+        inner = g.node("Relu", g.gemm(f"{name}.first", rows, *linear(first)))
+        weight, bias = linear(second)
         skip = self.scaled(f"{name}.skip", rows, gain, bias * gain + shift)
         return g.gemm(f"{name}.second", inner, weight * gain, skip)
 
     def mlm_head(self, hidden: str) -> str:
         """Dense layer, ReLU, LayerNorm and the vocabulary projection: rows ``[T, V]``."""
-        g, head = self.builder, self.predictions
-        rows = g.node("Relu", g.gemm("mlm.transform", hidden, *_dense(head.transform.dense)))
+        g, head = self.builder, self.model.cls.predictions
+        rows = g.node("Relu", g.gemm("mlm.transform", hidden, *linear(head.transform.dense)))
         norm = head.transform.LayerNorm
         rows = g.node(
             "LayerNormalization",
@@ -312,7 +312,7 @@ def _unchanged(tensor: torch.Tensor) -> NDArray[np.float32]:
     return tensor.detach().cpu().float().numpy()
 
 
-def _dense(layer: nn.Linear) -> tuple[Array, Array]:
+def linear(layer: nn.Linear) -> tuple[Array, Array]:
     """A linear layer's weight ``[in, out]`` and bias ``[out]``."""
     return _array(layer.weight).T, _array(layer.bias)
 

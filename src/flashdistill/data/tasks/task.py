@@ -84,6 +84,7 @@ class Task:
         unanswerable: whether questions without an answer occur (SQuAD v2.0).
         source: where the rows come from, as a model card says it.
         identity: a short hash of all rows and labels.
+        notes: what a reader of its scores should know: rows left out, held out, or on both sides.
     """
 
     name: str
@@ -96,6 +97,7 @@ class Task:
     unanswerable: bool = False
     source: str = ""
     identity: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def selecting_split(self) -> str:

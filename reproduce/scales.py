@@ -1,0 +1,250 @@
+"""The scales at which the paper's tables and figures are made, and what a script needs at any of them.
+
+``mini`` takes minutes on two cores and is the paper's Table 2 at a quarter of its widths; ``small``
+takes about an hour on one GPU, at half the widths; ``paper`` has the paper's own sizes and budgets, of
+which a script prints what they would cost, and which it starts only with ``--really``. All scripts
+of a scale share one working directory, so what one has trained the others do not train again.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from rich.console import Console
+
+from flashdistill import pipeline
+from flashdistill.budgets import resolve_budgets
+from flashdistill.config import RunConfig, load_config
+from flashdistill.console import ConsoleProgress
+from flashdistill.core.architecture import Architecture
+from flashdistill.core.errors import FlashDistillError
+from flashdistill.core.files import write_json, write_text
+from flashdistill.ledger import Ledger
+from flashdistill.scored_distillations import ScoredDistillations
+from flashdistill.workbench import Workbench
+
+ROOT = Path(__file__).parents[1]
+
+PAPER_TABLE_2 = {
+    "512_128_4_512_4": 25.3,
+    "512_128_1_384_4": 22.2,
+    "512_128_1_640_2": 20.6,
+    "512_128_1_640_4": 28.5,
+    "512_128_2_640_2": 20.6,
+    "512_128_4_512_2": 19.0,
+    "512_128_4_640_2": 20.6,
+    "512_160_2_512_2": 22.8,
+}
+"""The architectures of the paper's Table 2, its baseline MobileBERT first, with the millions of
+parameters that it prints."""
+
+
+@dataclass(frozen=True)
+class TeacherShape:
+    """Of a BERT encoder, for estimates of cost: blocks, widths, entries of the vocabulary."""
+
+    num_layers: int
+    hidden_size: int
+    intermediate_size: int
+    vocab_size: int
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How large everything is.
+
+    Attributes:
+        config: a ready configuration; ``overrides`` change it.
+        students: the architectures of Table 2, the baseline first.
+        flash_seeds: trainings of each student of Table 2 by flash.
+        repeats: how many students are trained in full with one more seed.
+        audited: architectures of Figure 6.
+        teacher: what the configured teacher is like.
+        flops_per_s: what a machine is taken to sustain in such trainings, for estimates; far below
+            its peak, because students this narrow fill no matrix unit.
+        heavy: whether it needs machines that a script must not take by mistake.
+    """
+
+    name: str
+    config: Path
+    overrides: tuple[str, ...]
+    students: tuple[Architecture, ...]
+    flash_seeds: int
+    repeats: int
+    audited: int
+    teacher: TeacherShape
+    flops_per_s: float
+    heavy: bool = False
+
+    def load(self, overrides: Sequence[str] = ()) -> RunConfig:
+        """The configuration.
+
+        Raises:
+            ConfigError: an override is wrong.
+        """
+        return load_config(self.config, [*self.overrides, f"baseline={self.students[0]}", *overrides])
+
+
+def table_2(divisor: int) -> tuple[Architecture, ...]:
+    """The architectures of Table 2 with every width divided; heads and stacks stay as they are."""
+    full = (Architecture.parse(name) for name in PAPER_TABLE_2)
+    return tuple(
+        replace(
+            one,
+            hidden_size=one.hidden_size // divisor,
+            bottleneck_size=one.bottleneck_size // divisor,
+            intermediate_size=one.intermediate_size // divisor,
+        )
+        for one in full
+    )
+
+
+_PAPER_BUDGET = ("flash.transfer_head=false", "regular.transfer_head=false")
+"""The tool's head transfer is no part of the paper, and would add to its step counts."""
+
+SCALES = {
+    "mini": Scale(
+        name="mini",
+        config=ROOT / "benchmarks" / "search" / "table.yaml",
+        overrides=(
+            *_PAPER_BUDGET,
+            "name=reproduce-mini",
+            "corpus.validation_sequences=1536",
+            # A tenth instead of the paper's twentieth: at a twentieth this teacher's students still
+            # predict the commonest words.
+            "flash.steps_per_block=24",
+            "flash.pretraining_steps=160",
+            "regular.steps_per_block=240",
+            "regular.pretraining_steps=1600",
+        ),
+        students=table_2(4),
+        flash_seeds=3,
+        repeats=3,
+        audited=16,
+        teacher=TeacherShape(6, 384, 1536, 4096),
+        flops_per_s=2e10,
+    ),
+    "small": Scale(
+        name="small",
+        config=ROOT / "configs" / "quickstart.yaml",
+        overrides=(
+            *_PAPER_BUDGET,
+            "name=reproduce-small",
+            "teacher.fit_mlm_head={steps: 1500, batch_size: 32, learning_rate: 8.0e-4}",
+            "corpus.max_length=128",
+            "space={template: mobilebert, num_blocks: 6, embedding_size: 64, hidden_size: [64, 128, 192, 256], "
+            "bottleneck_size: [32, 48, 64, 80], num_heads: [1, 2, 4, 8], intermediate_size: [192, 256, 320], "
+            "num_feedforward: [2, 4, 6]}",
+            "constraints=[]",
+            "flash.seconds=null",
+            "flash.batch_size=64",
+            "flash.learning_rate=2.0e-3",
+            "flash.steps_per_block=24",
+            "flash.pretraining_steps=300",
+            "regular={steps_per_block: 480, pretraining_steps: 6000, transfer_head: false}",
+        ),
+        students=table_2(2),
+        flash_seeds=3,
+        repeats=4,
+        audited=24,
+        teacher=TeacherShape(6, 384, 1536, 8192),
+        flops_per_s=5e12,
+    ),
+    "paper": Scale(
+        name="paper",
+        config=ROOT / "configs" / "paper.yaml",
+        overrides=(*_PAPER_BUDGET, "name=reproduce-paper", "space.template=autodistill"),
+        students=table_2(1),
+        flash_seeds=3,
+        repeats=3,
+        audited=16,
+        teacher=TeacherShape(12, 768, 3072, 30522),  # BERT_BASE (Devlin et al. 2019)
+        flops_per_s=1e14,
+        heavy=True,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Place:
+    """An open working directory: what trains, and what keeps the scores."""
+
+    scale: Scale
+    bench: Workbench
+    ledger: Ledger
+    store: ScoredDistillations
+
+
+@contextmanager
+def opened(scale: Scale, config: RunConfig) -> Iterator[Place | None]:
+    """Teacher and text, prepared or from the cache; None in processes that only help.
+
+    Raises:
+        SystemExit: with the message, where the work cannot be done.
+    """
+    try:
+        with ConsoleProgress() as progress, pipeline.opened(config, progress) as life:
+            if life is None:
+                yield None
+                return
+            resolve_budgets(life.bench, life.ledger.costs)
+            yield Place(scale, life.bench, life.ledger, ScoredDistillations(life.bench, life.ledger, "reproduction"))
+    except FlashDistillError as error:
+        raise SystemExit(f"error: {error}") from error
+
+
+def arguments(description: str | None) -> argparse.Namespace:
+    """The options that all scripts of the tables and figures share."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scale", choices=SCALES, default="mini")
+    parser.add_argument("--work", type=Path, help="where trainings are kept; default: runs/reproduce-SCALE")
+    parser.add_argument("--output", type=Path, help="default: reproduce/results/SCALE")
+    parser.add_argument("--dry-run", action="store_true", help="print what it would train and cost, and stop")
+    parser.add_argument("--really", action="store_true", help="start the scale `paper`, too")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="changes to the configuration")
+    return parser.parse_args()
+
+
+def results_directory(given: argparse.Namespace) -> Path:
+    return given.output or ROOT / "reproduce" / "results" / given.scale
+
+
+def configuration(given: argparse.Namespace) -> RunConfig:
+    """The scale's configuration, working in ``--work``.
+
+    Raises:
+        SystemExit: it is not valid.
+    """
+    work = given.work or Path("runs") / f"reproduce-{given.scale}"
+    try:
+        return SCALES[given.scale].load([*given.overrides, f"output={work}"])
+    except FlashDistillError as error:
+        raise SystemExit(f"error: {error}") from None
+
+
+def finish(name: str, output: Path, figure: Figure, found: Mapping[str, Any], reading: str, table: str = "") -> None:
+    """Write ``NAME.png``, ``NAME.json`` and ``NAME.md``, and say what was read off."""
+    output.mkdir(parents=True, exist_ok=True)
+    figure.savefig(output / f"{name}.png", dpi=150)
+    write_json(output / f"{name}.json", {**found, "reading": reading})
+    write_text(output / f"{name}.md", f"{table}\n\n{reading}\n".lstrip())
+    Console().print(f"{table}\n\n{reading}".lstrip(), markup=False, highlight=False)
+
+
+def require_allowed(scale: Scale, really: bool) -> None:
+    """Refuse to start what only large machines finish.
+
+    Raises:
+        SystemExit: says how to start it nevertheless.
+    """
+    if scale.heavy and not really:
+        raise SystemExit(
+            f"error: the scale {scale.name} needs accelerators for a long time; the plan above says how long. Start it with "
+            "--really"
+        )

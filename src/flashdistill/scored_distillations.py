@@ -1,0 +1,172 @@
+"""Distillations that are wanted for their scores alone, each kept in a file of its own.
+
+A search trains what it proposes and a run delivers what it selects; audits and the paper's tables
+train whatever they compare, under any budget and seed. Here a training is done once, whoever asks
+for it: what has a file is not trained again, and a killed one goes on from its checkpoint.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from flashdistill.candidate import distil, failure_reason
+from flashdistill.core.architecture import Architecture
+from flashdistill.core.clock import timed
+from flashdistill.core.errors import InputError
+from flashdistill.core.files import read_json, write_json
+from flashdistill.core.measurement import Measurement
+from flashdistill.core.trial import Trial, TrialState
+from flashdistill.delivery.json_form import decode, encode
+from flashdistill.distillation.distill import Distilled
+from flashdistill.distillation.inspection import SHARES
+from flashdistill.distillation.settings import DistillationSettings
+from flashdistill.interim import InterimJudge
+from flashdistill.ledger import Ledger
+from flashdistill.scoring import held_out_scores
+from flashdistill.workbench import Workbench
+
+
+@dataclass(frozen=True)
+class ScoredDistillation:
+    """One training and its scores.
+
+    Attributes:
+        steps: optimiser steps of all phases.
+        measurements: by metric, on the validation text; empty where it failed.
+        curve: by share of the pre-training steps, what was scored on the way.
+        costs: seconds by phase, ``distill`` the training itself.
+        failure: why there are no scores; empty otherwise.
+    """
+
+    architecture: Architecture
+    budget: str
+    repeat: int
+    steps: int
+    measurements: Mapping[str, Measurement] = field(default_factory=dict)
+    curve: Mapping[float, Mapping[str, Measurement]] = field(default_factory=dict)
+    costs: Mapping[str, float] = field(default_factory=dict)
+    failure: str = ""
+
+    @property
+    def looked_at(self) -> bool:
+        """Whether it was scored at every share on the way."""
+        return set(SHARES) <= set(self.curve)
+
+
+class ScoredDistillations:
+    """The scored distillations of one run directory.
+
+    Args:
+        bench: with resolved budgets.
+        charged_as: the phase under which their seconds are in the run's costs.
+    """
+
+    def __init__(self, bench: Workbench, ledger: Ledger, charged_as: str):
+        self._bench, self._ledger, self._charged_as = bench, ledger, charged_as
+        self._directory = bench.directory.path / "audit"
+
+    def score(
+        self,
+        architectures: Sequence[Architecture],
+        budget: str,
+        *,
+        repeat: int = 0,
+        on_the_way: bool = False,
+        settings: DistillationSettings | None = None,
+    ) -> dict[Architecture, ScoredDistillation]:
+        """Train what has not been trained yet, as many side by side as the search does.
+
+        A failed one is not tried again.
+
+        Args:
+            budget: ``flash`` or ``regular``, or another name with its ``settings``.
+            repeat: which training seed.
+            on_the_way: score students in the middle of their flash distillation, too; without the
+                scores on the way, one is trained again.
+
+        Raises:
+            InputError, OSError: the run cannot go on (a full disk, say).
+        """
+        config = self._bench.config
+        settings = settings or (config.flash if budget == "flash" else config.regular)
+        known = {one: self.known(one, budget, repeat, settings) for one in architectures}
+        missing = [
+            architecture
+            for architecture, found in known.items()
+            if found is None or (on_the_way and not found.failure and not found.looked_at)
+        ]
+        together = config.flash.students_per_teacher
+        for first in range(0, len(missing), together):
+            for found in self._train(missing[first : first + together], budget, repeat, on_the_way, settings):
+                write_json(self._file(found.architecture, budget, repeat), encode(found))
+                known[found.architecture] = found
+                self._bench.progress.message(_described(found))
+        return {architecture: found for architecture, found in known.items() if found is not None}
+
+    def known(
+        self, architecture: Architecture, budget: str, repeat: int = 0, settings: DistillationSettings | None = None
+    ) -> ScoredDistillation | None:
+        """What was trained before, with as many steps as the settings have; None where nothing was."""
+        path = self._file(architecture, budget, repeat)
+        if not path.exists():
+            return None
+        found = decode(ScoredDistillation, read_json(path))
+        return found if settings is None or found.steps == self._steps(architecture, settings) else None
+
+    def architectures(self, budget: str) -> list[Architecture]:
+        """Those that were trained under a budget with the first seed, in ascending order of the factors."""
+        names = (path.name.removesuffix(f"-{budget}.json") for path in self._directory.glob(f"*-{budget}.json"))
+        return sorted((Architecture.parse(name) for name in names), key=lambda one: one.values())
+
+    def _train(
+        self,
+        architectures: Sequence[Architecture],
+        budget: str,
+        repeat: int,
+        on_the_way: bool,
+        settings: DistillationSettings,
+    ) -> list[ScoredDistillation]:
+        costs: list[dict[str, float]] = [{} for _ in architectures]
+        judges = None
+        if on_the_way:  # with no other trial to compete with, a judge scores and stops nobody
+            judges = [
+                InterimJudge(self._bench, Trial(0, architecture, TrialState.PENDING), {}, (), cost)
+                for architecture, cost in zip(architectures, costs, strict=True)
+            ]
+        results = distil(self._bench, architectures, budget, costs, judges, repeat, settings)
+        found = []
+        for index, (architecture, result) in enumerate(zip(architectures, results, strict=True)):
+            scores, failure = self._scores(result, costs[index])
+            self._ledger.charge(costs[index], self._charged_as)
+            work = self._bench.work_directory(architecture, budget, repeat)
+            shutil.rmtree(work / "checkpoints", ignore_errors=True)
+            curve = judges[index].curve if judges else {}
+            steps = self._steps(architecture, settings)
+            found.append(ScoredDistillation(architecture, budget, repeat, steps, scores, curve, costs[index], failure))
+        return found
+
+    def _scores(self, result: Distilled | Exception, costs: dict[str, float]) -> tuple[dict[str, Measurement], str]:
+        """The scores, or why there are none."""
+        if isinstance(result, InputError | OSError):
+            raise result
+        if isinstance(result, Exception):
+            return {}, failure_reason(result)
+        with timed(costs, "evaluate"):
+            scores = held_out_scores(self._bench, result, finished=True)
+        lost = sorted(name for name, score in scores.items() if not score.finite)
+        return ({}, f"diverged: {', '.join(lost)} not finite") if lost else (scores, "")
+
+    def _steps(self, architecture: Architecture, settings: DistillationSettings) -> int:
+        return settings.total_steps(self._bench.family.depth(architecture))
+
+    def _file(self, architecture: Architecture, budget: str, repeat: int) -> Path:
+        return self._directory / f"{architecture}-{budget}{f'-{repeat}' if repeat else ''}.json"
+
+
+def _described(found: ScoredDistillation) -> str:
+    seeded = f", seed {found.repeat}" if found.repeat else ""
+    outcome = found.failure or f"mlm_accuracy {found.measurements['mlm_accuracy'].value:.2%}"
+    return f"{found.architecture}, {found.budget}{seeded}: {outcome}"
