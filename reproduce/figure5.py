@@ -22,7 +22,6 @@ from matplotlib.ticker import NullLocator, ScalarFormatter
 
 from flashdistill.config import RunConfig
 from flashdistill.delivery.plot_style import BASELINE, OTHER, STUDENT, new_figure, set_title, style
-from flashdistill.delivery.verdict import joined
 from flashdistill.distillation.settings import DistillationSettings
 from flashdistill.evaluation.rank_fidelity import agreement
 from flashdistill.hardware.machine import fingerprint
@@ -165,7 +164,7 @@ def paragraph(found: Mapping[str, Any]) -> str:
     """What agrees with the paper's choice of 5 % and what does not, from the figures alone."""
     means, times, taus = found["mean_accuracy"], found["time_share"], found["tau"]
     listed = [
-        f"{100 * share:g} % of the steps: {100 * mean:.1f} % accuracy in {100 * time:.2g} % of the time, tau {tau:.2f}"
+        f"{100 * share:g} % of the steps: {100 * mean:.1f} % accuracy in {100 * time:.3g} % of the time, tau {tau:.2f}"
         for share, mean, time, tau in zip(SHARES, means, times, taus, strict=True)
     ]
     at = SHARES.index(PAPERS_CHOICE)
@@ -181,7 +180,7 @@ def paragraph(found: Mapping[str, Any]) -> str:
     agreeing = [text for text, holds in verdicts.items() if holds]
     differing = [text for text, holds in verdicts.items() if not holds]
     return (
-        f"With {joined(listed)}, over {len(found['students'])} students. The paper stops at 5 %, where here "
+        f"Over {len(found['students'])} students, with {'; '.join(listed)}. The paper stops at 5 %, where here "
         f"{100 * reached:.0f} % of the final accuracy is reached. In agreement with it: "
         f"{'; '.join(agreeing) or 'nothing'}. Not so: {'; '.join(differing) or 'nothing'}."
     )

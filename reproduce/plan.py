@@ -132,8 +132,9 @@ def plan_lines(scale: Scale, config: RunConfig, demands: Sequence[Demand]) -> li
         )
     low, high = ((own + answers) / scale.flops_per_s / 3600 for answers in (once, taught))
     lines.append(
-        f"all: {low:,.3g} hours of one machine at a sustained {scale.flops_per_s:.0e} FLOP/s where the teacher's answers "
-        f"are kept (signals.disk_gib), {high:,.3g} where they are not; what is trained already is not trained again"
+        f"all: {low:,.3g} hours of one machine at a sustained {scale.flops_per_s:.0e} FLOP/s where the teacher's "
+        f"answers are kept (signals.disk_gib), {high:,.3g} where they are not; what is trained already is not trained "
+        "again"
     )
     largest = max(scale.students, key=lambda one: memory(one, config, teacher)[1])
     fixed, each = memory(largest, config, teacher)

@@ -245,6 +245,6 @@ def require_allowed(scale: Scale, really: bool) -> None:
     """
     if scale.heavy and not really:
         raise SystemExit(
-            f"error: the scale {scale.name} needs accelerators for a long time; the plan above says how long. Start it with "
-            "--really"
+            f"error: the scale {scale.name} needs accelerators for a long time; the plan above says how long. "
+            "Start it with --really"
         )

@@ -238,7 +238,8 @@ def _students(found: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def _named(rows: Sequence[Mapping[str, Any]]) -> str:
-    return joined([row["architecture"] for row in rows]) or "none"
+    """``none``, or ``2 (a and b)``."""
+    return f"{len(rows)} ({joined([row['architecture'] for row in rows])})" if rows else "none"
 
 
 def _speeds(found: Mapping[str, Any]) -> str:
@@ -248,7 +249,7 @@ def _speeds(found: Mapping[str, Any]) -> str:
     slower = [row for row in students if (low := row["latency_ratio_interval"][0]) and low > 1]
     return (
         f"In the paper all {len(students)} students are faster than the baseline, on its accelerator; on this "
-        f"target {len(faster)} are for certain ({_named(faster)}), and {len(slower)} are slower for certain ({_named(slower)})."
+        f"target for certain are {_named(faster)}; slower for certain are {_named(slower)}."
     )
 
 
@@ -268,9 +269,9 @@ def _accuracies(found: Mapping[str, Any], budget: str) -> str:
         if row["architecture"] in means:
             sides[_side(means[row["architecture"]], baseline, deviation)].append(row)
     return (
-        f"After {budget} distillation {len(sides['ahead'])} are more accurate than the baseline "
-        f"({_named(sides['ahead'])}), {len(sides['behind'])} less ({_named(sides['behind'])}), and {len(sides['level'])} within what seeds change "
-        f"(standard deviation {100 * deviation:.2f} points)."
+        f"After {budget} distillation more accurate than the baseline are {_named(sides['ahead'])}, less accurate "
+        f"{_named(sides['behind'])}, within what seeds change {_named(sides['level'])} (standard deviation "
+        f"{100 * deviation:.2f} points)."
     )
 
 
@@ -296,8 +297,8 @@ def _both(found: Mapping[str, Any]) -> str:
     ]
     verdict = "agrees" if len(beating) == len(students) else "agrees in part" if beating else "does not agree"
     return (
-        f"The paper's search found these {len(students)} because they beat the baseline in both; here {len(beating)} "
-        f"do after regular distillation ({_named(beating)}), which {verdict}. Its accuracies, of another teacher, text "
+        f"The paper's search found these {len(students)} because they beat the baseline in both; after regular "
+        f"distillation here {_named(beating)} do, which {verdict}. Its accuracies, of another teacher, text "
         "and masking, are not compared."
     )
 

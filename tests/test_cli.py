@@ -39,6 +39,8 @@ VERBS = {
     "dashboard": "RUN",
     "remeasure": "RUN [KEY=VALUE]...",
     "audit": "RUN [KEY=VALUE]...",
+    "finetune": "[MODEL]...",
+    "evaluate": "RUN [KEY=VALUE]...",
     "doctor": "",
 }
 

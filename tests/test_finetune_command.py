@@ -168,9 +168,7 @@ def test_figures_and_card(place: Path, finished: Any) -> None:
             exec(compile(snippet, "card", "exec"), {})  # it has to work as it stands
 
 
-def test_the_same_command_does_nothing_twice(
-    place: Path, finished: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_same_command_does_nothing_twice(place: Path, finished: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_: Any, **__: Any) -> None:
         raise AssertionError("done already")
 

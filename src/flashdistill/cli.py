@@ -320,6 +320,9 @@ def finetune(
         Path | None,
         typer.Option("--config", help="A run's YAML file: finetune, target and training are taken from it."),
     ] = None,
+    latency: Annotated[
+        bool, typer.Option("--latency/--no-latency", help="Measure what is delivered on the target.")
+    ] = True,
     output: Annotated[Path, typer.Option("--output", help="Where results and models go.")] = Path("finetuned"),
     json: Annotated[Path | None, typer.Option("--json", help="Write the scores to this file too.")] = None,
 ) -> None:
@@ -343,7 +346,7 @@ def finetune(
     sources = named_models(names, loaded, scratch)
     subjects = {name: finetune_command.Subject(source) for name, source in sources.items()}
     with ConsoleProgress() as progress:
-        record = finetune_command.finetune(subjects, request, output.expanduser(), progress)
+        record = finetune_command.finetune(subjects, request, output.expanduser(), progress, measure=latency)
     if record is None:  # in a process that only helps
         return
     typer.echo(tasks_text(record))

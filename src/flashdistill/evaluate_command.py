@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from flashdistill.config import RunConfig, config_differences, config_identity, load_config
@@ -18,13 +19,13 @@ from flashdistill.delivery.deliver import delivered
 from flashdistill.delivery.model_card import write_model_card
 from flashdistill.delivery.record import RESULTS_FILE, DeliveredModel, RunRecord
 from flashdistill.delivery.report import write_report
-from flashdistill.delivery.task_record import TASKS_FILE, TasksRecord
+from flashdistill.delivery.task_record import TASKS_FILE, FinetunedModel, TasksRecord
 from flashdistill.distillation.teacher_preparation import prepare_teacher
 from flashdistill.evaluation.finetuning.sources import ModelSource
 from flashdistill.finetune_command import Subject, finetune
 from flashdistill.finetune_request import FinetuneRequest, require_tasks
 from flashdistill.preflight import quiet_libraries
-from flashdistill.training.compute import open_compute
+from flashdistill.training.compute import Compute, open_compute
 
 TASKS_DIRECTORY = "tasks"
 """Of a run: the output directory of its fine-tunings."""
@@ -60,12 +61,13 @@ def evaluate(run: Path, overrides: Sequence[str], progress: Progress) -> tuple[T
         for model in models
     }
     reference = next((str(model.architecture) for model in models if model.is_baseline), "")
-    name, source = _teacher(config, progress)
-    subjects[name] = Subject(source, "teacher")
-    found = finetune(subjects, request, run / TASKS_DIRECTORY, progress, measure=False, reference=reference)
-    if found is None:
-        return None
-    with directory.locked():
+    compute = open_compute(config.training)
+    with directory.locked() if compute.is_main else nullcontext():
+        name, source = _teacher(config, progress, compute)
+        subjects[name] = Subject(source, "teacher")
+        found = finetune(subjects, request, run / TASKS_DIRECTORY, progress, measure=False, reference=reference)
+        if found is None:
+            return None
         return _publish(dataclasses.replace(found, delivered=_inside(found)), directory, models)
 
 
@@ -86,22 +88,21 @@ def _delivered_models(directory: RunDirectory) -> list[DeliveredModel]:
     return sorted((model for model in found if model), key=lambda model: model.is_baseline)
 
 
-def _teacher(config: RunConfig, progress: Progress) -> tuple[str, ModelSource]:
+def _teacher(config: RunConfig, progress: Progress, compute: Compute) -> tuple[str, ModelSource]:
     """The teacher as the students met it, from the cache or prepared again."""
     settings = config.teacher
     if settings.model is not None and settings.fit_mlm_head is None and settings.vocabulary is None:
         name = settings.model if isinstance(settings.model, str) else settings.model.wheel
         return f"teacher {Path(name).name}", settings.model
-    compute = open_compute(config.training)
-    prepared = prepare_teacher(
-        settings, config.corpus, config.cache_directory, progress if compute.is_main else Silent(), compute
-    )
+    told = progress if compute.is_main else Silent()
+    prepared = prepare_teacher(settings, config.corpus, config.cache_directory, told, compute)
     source = prepared.directory or settings.model
     assert source is not None
     return f"teacher {prepared.report.name}", source
 
 
-def _inside(found: TasksRecord) -> list:
+def _inside(found: TasksRecord) -> list[FinetunedModel]:
+    """What was delivered, its directories relative to the run."""
     return [dataclasses.replace(one, directory=f"{TASKS_DIRECTORY}/{one.directory}") for one in found.delivered]
 
 

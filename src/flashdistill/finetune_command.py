@@ -45,7 +45,7 @@ from flashdistill.evaluation.finetuning.plan import PlanResult, Record, TuningPl
 from flashdistill.evaluation.finetuning.question_answers import write_predictions
 from flashdistill.evaluation.finetuning.question_recipe import null_threshold
 from flashdistill.evaluation.finetuning.scores import scores_to_json
-from flashdistill.evaluation.finetuning.sources import ModelSource, locate_source
+from flashdistill.evaluation.finetuning.sources import Located, ModelSource, locate_source
 from flashdistill.evaluation.finetuning.sweep import FACTORS, SweepResult
 from flashdistill.evaluation.finetuning.teaching import EVALUATION_BATCH
 from flashdistill.finetune_request import FinetuneRequest
@@ -145,20 +145,19 @@ def _check(plan: TuningPlan, progress: Progress) -> None:
     Raises:
         InputError: it does not.
     """
-    foreign = []
+    by_kind = {task.kind: task for task in plan.tasks}
+    foreign: list[str] = []
+    teachers: dict[str, Located] = {}
     for name, source in plan.models.items():
         located = locate_source(source)
-        teachers = {}
         for task in plan.tasks:
             if (teacher := check_together(located, task, plan.settings)) is not None:
-                teachers[teacher.name] = teacher
-        for kind in dict.fromkeys(task.kind for task in plan.tasks):
-            task = next(task for task in plan.tasks if task.kind == kind)
-            model = load_for_task(located, task, 0, plan.settings.dropout).model
-        for teacher in teachers.values():
-            load_finetuned(teacher)
-        if plan.tasks and not is_student(model):
+                teachers[teacher.identity] = teacher
+        loaded = [load_for_task(located, task, 0, plan.settings.dropout).model for task in by_kind.values()]
+        if not all(map(is_student, loaded)):
             foreign.append(name)
+    for teacher in teachers.values():
+        load_finetuned(teacher)
     if foreign:
         try:
             require_exporter()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from transformers import AutoConfig, MobileBertConfig
 
@@ -111,8 +112,8 @@ def _architecture(name: str, config: RunConfig | None) -> FromScratch:
     if problem := architecture_misfit(architecture, config.space):
         raise InputError(f"got {architecture}, {problem}")
     directory = _tokenizer_directory(config)
-    tokenizer = load_tokenizer(directory)
-    return FromScratch(architecture, config.student_family(len(tokenizer), int(tokenizer.pad_token_id)), directory)
+    tokenizer: Any = load_tokenizer(directory)
+    return FromScratch(architecture, config.student_family(len(tokenizer), tokenizer.pad_token_id), directory)
 
 
 def _tokenizer_directory(config: RunConfig) -> Path:

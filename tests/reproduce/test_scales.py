@@ -107,7 +107,9 @@ def test_a_plan_adds_up() -> None:
     config: RunConfig = scale.load()
     one = training_cost(scale.students[0], config.flash, config, scale.teacher)
     lines = plan_lines(scale, config, [Demand("twice", scale.students[:1], config.flash, 2)])
-    assert any(f"twice: 2 trainings of {one.steps} steps, {2 * one.student:.2e} FLOP of students" in line for line in lines)
+    assert any(
+        f"twice: 2 trainings of {one.steps} steps, {2 * one.student:.2e} FLOP of students" in line for line in lines
+    )
 
 
 def test_wrong_overrides_are_told(monkeypatch: pytest.MonkeyPatch) -> None:

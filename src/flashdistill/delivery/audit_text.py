@@ -111,8 +111,8 @@ def audit_table(audit: RankAudit) -> Table:
                     Cell(str(rank), rank, numeric=True),
                     Cell(str(flash_rank), flash_rank, numeric=True),
                     Cell(str(one.architecture), str(one.architecture), badges=badges),
-                    _score(audit, one.regular, one.regular_seeds),
-                    _score(audit, one.flash, one.flash_seeds),
+                    _score(audit, one.regular, one.regular_seeds, audit.regular_noise),
+                    _score(audit, one.flash, one.flash_seeds, audit.flash_noise),
                     Cell(format_value("num_parameters", one.num_parameters), one.num_parameters, numeric=True),
                 ],
                 kind="baseline" if one.is_baseline else "",
@@ -127,9 +127,11 @@ def interval(one: Interval) -> str:
     return f"{decimal(one.value)} [{decimal(one.low)}, {decimal(one.high)}]"
 
 
-def _score(audit: RankAudit, value: float, further: Sequence[float]) -> Cell:
-    seeds = [f"{format_value(audit.metric, other)} with another seed" for other in further]
-    return Cell(format_value(audit.metric, value), value, seeds, numeric=True)
+def _score(audit: RankAudit, value: float, further: Sequence[float], noise: SeedNoise | None) -> Cell:
+    """The first seed's score with the deviation of one training, the other seeds' below it."""
+    error = None if noise is None else noise.deviation
+    texts = [format_value(audit.metric, one, error=error) for one in (value, *further)]
+    return Cell(texts[0], value, [f"{text} with another seed" for text in texts[1:]], numeric=True)
 
 
 def _corrected(audit: RankAudit) -> str:
@@ -137,7 +139,7 @@ def _corrected(audit: RankAudit) -> str:
         return "not known: no architecture was trained with another seed by both budgets"
     if audit.corrected is None:
         return "not known: the architectures differ by no more than seeds do"
-    return f"{decimal(audit.corrected)}; budgets of equal order would reach {decimal(audit.ceiling)}"
+    return f"{decimal(audit.corrected)}; with it, two budgets of the same order would reach {decimal(audit.ceiling)}"
 
 
 def _noise(audit: RankAudit, noise: SeedNoise | None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from flashdistill.core.files import write_text
+from flashdistill.core.measurement import Measurement
 from flashdistill.delivery.formatting import (
     capitalized,
     flattened,
@@ -84,7 +85,7 @@ def _indexed(result: TaskResult, seed: int) -> dict[str, object]:
     return {"split": result.split, "type": result.metric, "title": result.title, "value": result.values.get(seed)}
 
 
-def _shown(model: FinetunedModel) -> list[tuple[str, object]]:
+def _shown(model: FinetunedModel) -> list[tuple[str, Measurement]]:
     names = ("latency_ms", "latency_p50_ms", "throughput_per_s", "peak_memory_bytes", "artifact_bytes")
     return [(name, model.measurements[name]) for name in names if name in model.measurements]
 

@@ -54,12 +54,15 @@ def test_a_delivered_student_keeps_its_body_and_reads_back_the_same(tmp_path: Pa
     loaded.model.save_pretrained(tmp_path / "tuned")
     loaded.tokenizer.save_pretrained(str(tmp_path / "tuned"))
     again, _ = load_finetuned(str(tmp_path / "tuned"))
-    assert torch.equal(logits(again), logits(loaded.model))
+    assert again.state_dict().keys() == loaded.model.state_dict().keys()
+    assert all(map(torch.equal, again.state_dict().values(), loaded.model.state_dict().values()))
+    # Not bit for bit: a kernel may round otherwise where a file places a weight at another address.
+    torch.testing.assert_close(logits(again), logits(loaded.model))
     if template == "mobilebert":
         stock: Any = (
             AutoModelForQuestionAnswering if kind == "question-answering" else AutoModelForSequenceClassification
         )
-        assert torch.equal(logits(stock.from_pretrained(tmp_path / "tuned")), logits(loaded.model))
+        torch.testing.assert_close(logits(stock.from_pretrained(tmp_path / "tuned")), logits(loaded.model))
     # What measures and exports encoders takes the directory, too.
     expected = body.eval()(input_ids=IDS).last_hidden_state
     served = load_encoder(tmp_path / "tuned")(IDS, torch.ones_like(IDS), torch.zeros_like(IDS))

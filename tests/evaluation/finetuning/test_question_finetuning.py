@@ -57,7 +57,7 @@ def squad_task(directory: Path, version: str, unanswerable: float) -> Task:
 def test_squad_1_is_learnt(body: Path, tmp_path: Path) -> None:
     task = squad_task(tmp_path, "1.1", unanswerable=0.0)
     # Two windows for each context of nine tokens.
-    settings = SETTINGS.model_copy(update={"max_length": 13})
+    settings = SETTINGS.model_copy(update={"max_length": 13, "epochs": 6})
     tuned = finetune(str(body), task, settings, 0, tmp_path / "work")
     scores = tuned.scores["validation"]
     # One of three words behind markers is right: a third by chance for a model that finds words.
