@@ -159,7 +159,13 @@ SCALES = {
     "paper": Scale(
         name="paper",
         config=ROOT / "configs" / "paper.yaml",
-        overrides=(*_PAPER_BUDGET, "name=reproduce-paper", "space.template=autodistill"),
+        # The masking that the paper's accuracies belong to, and the template of its parameter counts.
+        overrides=(
+            *_PAPER_BUDGET,
+            "name=reproduce-paper",
+            "corpus.max_predictions=20-per-512",
+            "space.template=autodistill",
+        ),
         students=table_2(1),
         flash_seeds=3,
         repeats=3,

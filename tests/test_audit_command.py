@@ -18,17 +18,17 @@ from flashdistill.delivery.record import RunRecord
 from flashdistill.distillation.inspection import SHARES
 from tests.tiny_run import CONFIG, in_directory, write_text
 
-COUNT = 7
+COUNT = 5
 
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished tiny run of four trials of which two are delivered."""
+    """A finished tiny run of three trials of which one is delivered."""
     directory = tmp_path_factory.mktemp("audited")
     write_text(directory)
     (directory / "tiny.yaml").write_text(CONFIG, encoding="utf-8")
     with in_directory(directory):
-        pipeline.run(load_config(Path("tiny.yaml")), Silent())
+        pipeline.run(load_config(Path("tiny.yaml"), ["search.trials=2", "select.include_baseline=false"]), Silent())
     return directory
 
 

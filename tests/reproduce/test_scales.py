@@ -34,6 +34,7 @@ def test_the_papers_scale_is_the_papers() -> None:
     config = scale.load()
     assert (config.flash.total_steps(24), config.regular.total_steps(24)) == (37_000, 740_000)
     assert (config.flash.batch_size, config.flash.optimizer) == (2048, "lamb")
+    assert config.corpus.predictions_cap == 5, "20 of 512, at sequences of 128"
     family = config.student_family(scale.teacher.vocab_size)
     for name, printed in PAPER_TABLE_2.items():
         assert count_parameters(Architecture.parse(name), family) / 1e6 == pytest.approx(printed, abs=0.0999)
