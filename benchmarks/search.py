@@ -38,6 +38,8 @@ POOLED = "synthetic"
 STOPPING = {"bayesian-stopping": "bayesian", "bayesian-beat-stopping": "bayesian-beat", "random-stopping": "random"}
 """Methods with early stopping, and what they are without."""
 
+SETTINGS = ("seeds", "slow_seeds", "iterations", "slow_iterations", "budget")
+
 DEFINITIONS = {
     "iterations_to_N": "mean number of architectures trained after the baseline until N of them truly dominate it; "
     "low and high: 95 % bootstrap interval over seeds; censored: runs that ended before, counted as the budget",
@@ -73,7 +75,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     record = _record(results, timing, options) | {
         "missing": missing,
         "settings": {
-            **{name: getattr(options, name) for name in ("seeds", "slow_seeds", "iterations", "budget")},
+            **{
+                name: getattr(options, name)
+                for name in ("seeds", "slow_seeds", "iterations", "slow_iterations", "budget")
+            },
             "minutes": round((time.time() - begun) / 60, 2),
             "machine": machine.fingerprint(),
         },
@@ -113,7 +118,7 @@ def _missing(methods: Sequence[str], console: Console) -> dict[str, str]:
 
 
 def _jobs(problems: Sequence[str], methods: Sequence[str], options: argparse.Namespace) -> list[Job]:
-    """The first problem at every density, the others at the first; slow methods at the first only."""
+    """The first problem at every density, the others at the first; slow methods only there, and with fewer seeds."""
     jobs = []
     for problem in problems:
         for density in options.densities if problem == problems[0] else options.densities[:1]:
@@ -123,11 +128,17 @@ def _jobs(problems: Sequence[str], methods: Sequence[str], options: argparse.Nam
                 method = METHODS[name]
                 if (method.slow and density != options.densities[0]) or (method.early_stopping and not known.shares):
                     continue
-                seeds = range(min(options.slow_seeds, options.seeds) if method.slow else options.seeds)
-                iterations = min(options.iterations, budget)
-                jobs += [Job(problem, density, name, seed, str(options.table), iterations, budget) for seed in seeds]
+                fewer = method.slow and problem != problems[0]
+                seeds = range(min(options.slow_seeds, options.seeds) if fewer else options.seeds)
+                length = _length(name, options, budget)
+                jobs += [Job(problem, density, name, seed, str(options.table), length, budget) for seed in seeds]
     # Seed by seed, so that an interrupted benchmark has something of everything.
     return sorted(jobs, key=lambda job: (METHODS[job.method].slow, job.seed))
+
+
+def _length(name: str, options: argparse.Namespace, budget: int) -> int:
+    """Iterations of a method's curves."""
+    return min(options.slow_iterations if METHODS[name].slow else options.iterations, budget)
 
 
 def _replayed(jobs: Sequence[Job], missing: dict[str, str], options: argparse.Namespace, progress: Progress) -> Results:
@@ -191,7 +202,6 @@ def _group(
     """The figures of one problem, or of several together, where all have a run of the method."""
     known = [problem_of(name, level, str(options.table)) for name, level in members]
     budget = options.budget or max(problem.space.size for problem in known)
-    iterations = min(options.iterations, budget)
     methods: dict[str, Any] = {}
     for name in options.methods:
         if not all(results[member].get(name) for member in members):
@@ -200,7 +210,7 @@ def _group(
         thought = timing.get(name, {})
         methods[name] = {
             "label": METHODS[name].label,
-            **summary(runs, iterations, budget),
+            **summary(runs, _length(name, options, budget), budget),
             "seconds_per_suggestion": {trials: seconds["median"] for trials, seconds in thought.items()},
             "seconds_per_first_suggestion": {trials: seconds["first"] for trials, seconds in thought.items()},
         }
@@ -240,8 +250,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--methods", nargs="+", type=_method, default=list(METHODS), metavar="METHOD")
     parser.add_argument("--densities", nargs="+", type=float, default=list(DENSITIES), help="shares of winners")
     parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--slow-seeds", type=int, default=5, help="for methods that take seconds per suggestion")
+    parser.add_argument("--slow-seeds", type=int, default=5, help="of slow methods on all problems but the first")
     parser.add_argument("--iterations", type=int, default=100, help="length of the curves")
+    parser.add_argument("--slow-iterations", type=int, default=30, help="the same of slow methods")
     parser.add_argument("--budget", type=int, help="iterations at most; default: the size of the space")
     parser.add_argument("--timing-trials", nargs="*", type=int, default=[50, 200, 500])
     parser.add_argument("--work", type=Path, default=Path("runs/search-benchmark"), help="finished runs are kept here")

@@ -33,10 +33,13 @@ def _table(name: str, density: str, group: Mapping[str, Any]) -> Table:
         f"finds 1 in {expected['1']:.0f} and 3 in {expected['3']:.0f} (theory)",
         box=SIMPLE,
     )
-    for column in ("method", "runs", "to 1 [95 %]", "to 3 [95 %]", "of random", "repeats free", "repeats", "front"):
-        table.add_column(column, justify="left" if column == "method" else "right")
+    methods = group["methods"].values()
+    common = min(len(found["hypervolume"]["mean"]) for found in methods) - 1
+    table.add_column("method")
+    for column in ("runs", "to 1 [95 %]", "to 3 [95 %]", "of random", "repeats free", "repeats", f"front at {common}"):
+        table.add_column(column, justify="right")
     table.add_column("s at 50 / 200 / 500", justify="right")
-    for found in group["methods"].values():
+    for found in methods:
         censored = found["iterations_to_3"]["censored"]
         table.add_row(
             found["label"],
@@ -46,7 +49,7 @@ def _table(name: str, density: str, group: Mapping[str, Any]) -> Table:
             f"{found['of_random_to_3']:.2f}",
             f"{found['distinct_iterations_to_3']['mean']:.1f}",
             f"{found['repeated_share']:.0%}",
-            f"{found['hypervolume']['mean'][-1]:.3f}",
+            f"{found['hypervolume']['mean'][common]:.3f}",
             " / ".join(f"{seconds:.2f}" for seconds in found["seconds_per_suggestion"].values()),
         )
     return table
