@@ -202,7 +202,7 @@ def test_glue_files_as_published(place: Path, tmp_path: Path) -> None:
         header = ["id", "qid1", "qid2", "question1", "question2", "is_duplicate"]
         write_rows(tmp_path / f"{stem}.tsv", header, table, "\t")
     output = ("--output", str(tmp_path / "out"), "--no-latency")
-    result = call(place, "bert", "--task", "qqp", "--data", str(tmp_path), "--seeds", "1", *QUICK, "epochs=1", *output)
+    result = call(place, "own", "--task", "qqp", "--data", str(tmp_path), "--seeds", "1", *QUICK, "epochs=1", *output)
     assert result.exit_code == 0, result.output
     table = result.stdout.splitlines()
     assert [line.split("  ")[0] for line in table[1:3]] == ["qqp", "qqp"]
@@ -259,7 +259,7 @@ def request(place: Path, **changes: Any) -> FinetuneRequest:
 def test_what_was_killed_goes_on(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
     monkeypatch.setattr(engine, "CHECKPOINT_SECONDS", 0.0)
     monkeypatch.setattr(engine, "CHECKPOINT_SECONDS_PER_PARAMETER", 0.0)
-    subjects = {"bert": Subject(str(place / "bert"))}
+    subjects = {"student": Subject(str(place / "run" / "student"))}
     settings = request(place)
     whole = finetune(subjects, settings, tmp_path / "whole", Silent(), measure=False)
     with pytest.raises(KilledError):
@@ -269,7 +269,7 @@ def test_what_was_killed_goes_on(place: Path, tmp_path: Path, monkeypatch: pytes
     assert whole is not None
     assert resumed is not None
     assert resumed.scores == whole.scores
-    place_of = Path("models") / "bert" / "reviews" / "model.safetensors"
+    place_of = Path("models") / "student" / "reviews" / "model.safetensors"
     assert (tmp_path / "killed" / place_of).read_bytes() == (tmp_path / "whole" / place_of).read_bytes()
 
 
