@@ -1,19 +1,21 @@
-# make quickstart | test | check. The virtual environment is made on first use.
+# make quickstart | test | faults | check. The virtual environment is made on first use.
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+SHARD ?= 1/1
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test check
+.PHONY: help quickstart test faults check
 
 help:
 	@echo "make quickstart   install, then run configs/quickstart.yaml (under 10 minutes on two cores)"
 	@echo "make test         install with the development tools, then run the tests, one process per core"
-	@echo "make check        lint, formatting, types, import layers"
+	@echo "make faults       inject every fault of docs/reliability.md and renew its table (under 20 minutes on two cores)"
+	@echo "make check        lint, formatting, types, import layers, dangerous calls, advisories on packages"
 	@echo
-	@echo "Variables: PYTHON (a Python 3.11 or newer, now $(PYTHON)), VENV (now $(VENV))"
+	@echo "Variables: PYTHON (a Python 3.11 or newer, now $(PYTHON)), VENV (now $(VENV)), SHARD (of make faults: 2/4)"
 
 quickstart: $(VENV)/.quickstart
 	$(BIN)/flashdistill run configs/quickstart.yaml
@@ -22,11 +24,19 @@ quickstart: $(VENV)/.quickstart
 test: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
+# The table is that of the last shard; of several machines' build/faults*.json: python -m tests.faults_table FILE...
+faults: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p tests.faults_plugin -m faults -n auto \
+		--faults-shard $(SHARD) --faults-json build/faults.json
+	$(BIN)/python -m tests.faults_table build/faults.json
+
 check: $(VENV)/.dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+	$(BIN)/bandit -q -c pyproject.toml --severity-level medium -r src benchmarks reproduce
+	$(BIN)/python .ci/audit_packages.py
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

@@ -26,6 +26,7 @@ from flashdistill.core.architecture import Architecture
 from flashdistill.core.errors import FlashDistillError
 from flashdistill.core.files import write_json, write_text
 from flashdistill.ledger import Ledger
+from flashdistill.planning.teacher_shape import TeacherShape
 from flashdistill.scored_distillations import ScoredDistillations
 from flashdistill.workbench import Workbench
 
@@ -43,16 +44,6 @@ PAPER_TABLE_2 = {
 }
 """The architectures of the paper's Table 2, its baseline MobileBERT first, with the millions of
 parameters that it prints."""
-
-
-@dataclass(frozen=True)
-class TeacherShape:
-    """Of a BERT encoder, for estimates of cost: blocks, widths, entries of the vocabulary."""
-
-    num_layers: int
-    hidden_size: int
-    intermediate_size: int
-    vocab_size: int
 
 
 @dataclass(frozen=True)

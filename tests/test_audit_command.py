@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from flashdistill import cli, pipeline, scored_distillations
+from flashdistill import cli, pipeline, scored_distillations, trainings
 from flashdistill.audit_command import audit
 from flashdistill.config import load_config
 from flashdistill.core.errors import RunDirectoryError
@@ -94,7 +94,7 @@ def test_the_same_audit_again_trains_nothing(
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(scored_distillations, "distil", refuse)
+    monkeypatch.setattr(trainings, "train", refuse)
     with in_directory(directory):
         assert audit(Path("run"), [], Silent(), architectures=COUNT, repeats=2) is not None
         assert load_audit(Path("run")) is not None

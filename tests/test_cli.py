@@ -31,6 +31,7 @@ regular: {seconds: 60}
 VERBS = {
     "run": "CONFIG [KEY=VALUE]...",
     "check": "CONFIG [KEY=VALUE]...",
+    "plan": "CONFIG [KEY=VALUE]...",
     "explore": "CONFIG [KEY=VALUE]...",
     "measure": "[ARCH]...",
     "distill": "ARCH [KEY=VALUE]...",

@@ -19,6 +19,7 @@ from flashdistill.core.errors import ConfigError
 from flashdistill.core.measurement import Constraint, Objective
 from flashdistill.data.settings import FileSource
 from flashdistill.exploration.settings import SpaceSettings
+from tests.faults_catalogue import fault
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 
@@ -150,6 +151,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("old", "new", "message"), BAD, ids=[new or f"without {old}" for old, new, _ in BAD])
+@fault(10, "a mistake in a configuration")
 def test_each_mistake_is_one_message_with_its_line(load, old, new, message):
     found = problems(load, changed(old, new))
     assert found[0].startswith(f"run.yaml:{message}")
@@ -157,6 +159,7 @@ def test_each_mistake_is_one_message_with_its_line(load, old, new, message):
     assert len(found) == 1, found
 
 
+@fault(10, "many mistakes in a configuration")
 def test_everything_wrong_is_found_in_one_pass(load):
     text = (
         changed("name: small", "name: small\nsede: 3\ntasks: [nsp]")

@@ -24,6 +24,7 @@ from flashdistill.delivery import export
 from flashdistill.delivery.record import RunRecord
 from flashdistill.hardware.samples import read_samples
 from flashdistill.models.onnx_writer import write_onnx
+from tests.faults_catalogue import fault
 from tests.progress_doubles import Messages
 from tests.tiny_run import CONFIG, in_directory, write_text
 
@@ -77,6 +78,7 @@ def test_int8_and_float32_in_one_run(place: Path) -> None:
 
 
 @pytest.mark.parametrize("fault", ["raises", "answers wrongly"])
+@fault(14, "an export that raises or answers otherwise, in a run")
 def test_a_bad_export_is_that_candidates_failure(place: Path, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
     spoilt: list[str] = []
 
@@ -135,6 +137,11 @@ def killing_runners(times: int) -> Iterator[list[int]]:
 
 
 @pytest.mark.parametrize(("kills", "survives"), [(1, True), (1000, False)])
+@fault(
+    1,
+    "SIGKILL of the measurement process in a run",
+    "measured again; killed again and again, that trial failed and the search went on",
+)
 def test_a_killed_runner(place: Path, kills: int, survives: bool) -> None:
     messages = Messages()
     output = f"killed {kills}"

@@ -29,6 +29,7 @@ from flashdistill.core.progress import Silent
 from flashdistill.core.trial import TrialState
 from flashdistill.delivery.record import RunRecord
 from flashdistill.measure_command import measure
+from tests.faults_catalogue import fault
 from tests.tiny_run import CONFIG, in_directory, write_text
 from tests.two_processes import flashdistill_in_two_processes
 
@@ -148,6 +149,7 @@ MOMENTS = {
 
 
 @pytest.mark.parametrize("moment", MOMENTS.values(), ids=MOMENTS.keys())
+@fault(1, "SIGKILL of a run in each of its phases")
 def test_killed_anywhere_the_same_command_finishes(finished: Path, tmp_path: Path, moment: str) -> None:
     write_text(tmp_path)
     (tmp_path / "tiny.yaml").write_text(CONFIG, encoding="utf-8")
@@ -204,12 +206,14 @@ def test_architectures_can_be_measured_alone(finished: Path) -> None:
     assert measured["latency_ms"].value > 0
 
 
+@fault(12, "size limit below the smallest", "refused before any work")
 def test_limits_on_the_size_that_nothing_meets_stop_before_any_work(finished: Path) -> None:
     with pytest.raises(NothingFeasibleError, match=r"none of the .* satisfies num_parameters <= 10: the smallest, "):
         pipeline.run(tiny(finished, "constraints=[num_parameters <= 10]", output="never"), Silent())
     assert not (finished / "never").exists()
 
 
+@fault(12, "latency limit below the fastest", "exit 3 with the nearest")
 def test_limits_on_the_latency_that_nothing_meets_name_the_nearest(finished: Path) -> None:
     config = tiny(finished, "constraints=[latency_ms <= 0.01x]", "search.trials=1", output="too slow")
     with pytest.raises(NothingFeasibleError, match="the nearest:\n  .*latency_ms = .* breaks latency_ms <= 0.01x"):
@@ -231,12 +235,14 @@ def test_a_directory_of_something_else_is_refused(finished: Path) -> None:
         pipeline.run(tiny(finished, output="photos"), Silent())
 
 
+@fault(8, "the command given twice")
 def test_a_directory_in_use_is_refused(finished: Path) -> None:
     run = pipeline.RunDirectory(finished / "run")
     with run.locked(), in_directory(finished), pytest.raises(RunDirectoryError, match=r"is in use by process \d+"):
         pipeline.run(load_config(Path("tiny.yaml")), Silent())
 
 
+@fault(9, "a run without its text")
 def test_missing_text(finished: Path) -> None:
     with pytest.raises(CorpusError, match=r"nothing.*\.txt"):
         pipeline.run(tiny(finished, f'corpus.source={{files: "{finished}/nothing*.txt"}}', output="no text"), Silent())
@@ -259,6 +265,7 @@ def with_teacher(finished: Path, directory: Path, output: str, *overrides: str):
     return tiny(finished, f"teacher={{model: {json.dumps(str(directory))}}}", *overrides, output=output)
 
 
+@fault(11, "a run's teacher without masked-LM head", "refused, or fitted and reported")
 def test_a_teacher_without_a_head_needs_one_fitted(finished: Path, tmp_path: Path) -> None:
     directory = teacher_directory(tmp_path / "encoder")
     with pytest.raises(TeacherError, match=r"has no masked-LM head; set teacher.fit_mlm_head"):
@@ -271,12 +278,14 @@ def test_a_teacher_without_a_head_needs_one_fitted(finished: Path, tmp_path: Pat
     assert any("head fitted" in note for note in record.notes)
 
 
+@fault(11, "teacher without tokenizer", "refused")
 def test_a_teacher_without_a_tokenizer(finished: Path, tmp_path: Path) -> None:
     directory = teacher_directory(tmp_path / "bare", tokenizer=False)
     with pytest.raises(TeacherError, match="no tokenizer in"):
         pipeline.run(with_teacher(finished, directory, "bare"), Silent())
 
 
+@fault(11, "teacher for shorter sequences than the text's", "refused")
 def test_a_teacher_too_short_for_the_text(finished: Path, tmp_path: Path) -> None:
     directory = teacher_directory(tmp_path / "short")
     config = json.loads((directory / "config.json").read_text())

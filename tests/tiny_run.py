@@ -32,6 +32,7 @@ search: {algorithm: bayesian, trials: 3, confirm_seeds: 0}
 flash: {steps_per_block: 2, pretraining_steps: 4, batch_size: 8, optimizer: adamw, learning_rate: 2.0e-3}
 regular: {steps_per_block: 3, pretraining_steps: 6}
 select: {top: 1}
+execution: {kind: inprocess}
 output: run
 cache: cache
 """

@@ -6,64 +6,38 @@ never meets torch.
 
 from __future__ import annotations
 
-import sys
-import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from typer.core import TyperGroup
 
-from flashdistill.core.errors import FlashDistillError, InputError
+from flashdistill.cli_options import (
+    Config,
+    ConfigOption,
+    Devices,
+    FlopsPerSecond,
+    Output,
+    Overrides,
+    Run,
+    TeacherSizes,
+    TextBytes,
+    Verbs,
+)
+from flashdistill.core.errors import InputError
 
 if TYPE_CHECKING:
     from flashdistill.config import RunConfig
     from flashdistill.core.architecture import Architecture
     from flashdistill.core.run_directory import RunDirectory
 
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it."""
-
-
-class _Verbs(TyperGroup):
-    """Turns errors into one message and an exit code."""
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except FlashDistillError as error:
-            _complain(f"error: {error}")
-            raise typer.Exit(error.exit_code) from None
-        except KeyboardInterrupt:
-            _complain("stopped; the same command resumes")
-            raise typer.Exit(INTERRUPTED) from None
-        except (typer.Exit, typer.Abort, BrokenPipeError):
-            raise
-        except Exception as error:
-            if hasattr(error, "format_message"):  # a usage error, which typer words itself
-                raise
-            traceback.print_exc()
-            _complain(f"error: unexpected {type(error).__name__}: {error}; please report it with the traceback above")
-            raise typer.Exit(1) from None
-
-
 app = typer.Typer(
-    cls=_Verbs,
+    cls=Verbs,
     help="Explore and distil language models that are fast on the hardware that serves them.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-Config = Annotated[Path, typer.Argument(help="The run's YAML file.", metavar="CONFIG", show_default=False)]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(help="Dotted keys and YAML values, e.g. search.trials=20", metavar="KEY=VALUE"),
-]
-Output = Annotated[Path | None, typer.Option("--output", help="Run directory in place of the configured one.")]
-ConfigOption = Annotated[Path, typer.Option("--config", help="The run's YAML file.")]
-Run = Annotated[Path, typer.Argument(help="The run's directory.", metavar="RUN", show_default=False)]
 
 
 def main() -> None:
@@ -104,6 +78,40 @@ def check(config: Config, overrides: Overrides = None, output: Output = None) ->
     typer.echo(f"{config}: configuration is valid\n\n{text}")
     if nothing_feasible is not None:
         raise nothing_feasible
+
+
+@app.command()
+def plan(
+    config: Config,
+    overrides: Overrides = None,
+    device: Devices = None,
+    flops_per_s: FlopsPerSecond = None,
+    teacher_shape: TeacherSizes = None,
+    text_bytes: TextBytes = None,
+    json: Annotated[Path | None, typer.Option("--json", help="Write the plan to this file too.")] = None,
+) -> None:
+    """Say what a run will cost: steps, operations, memory, disk, hours on devices. Trains and downloads nothing."""
+    loaded = _load(config, overrides)
+
+    from flashdistill.console import ConsoleProgress
+    from flashdistill.plan_command import plan_run
+    from flashdistill.plan_text import print_plan
+
+    with ConsoleProgress() as progress:
+        made = plan_run(
+            loaded,
+            progress,
+            devices=device or [],
+            flops_per_s=flops_per_s,
+            teacher=teacher_shape,
+            text_bytes=text_bytes,
+        )
+    print_plan(made)
+    if json is not None:
+        from flashdistill.core.files import write_json
+        from flashdistill.delivery.json_form import encode
+
+        write_json(json, encode(made))
 
 
 @app.command()
@@ -488,10 +496,6 @@ def _require_run(directory: Path) -> RunDirectory:
     if not run.config.is_file():
         raise InputError(f"{directory} is not a run directory: it has no {run.config.name}")
     return run
-
-
-def _complain(text: str) -> None:
-    typer.secho(text, fg="red" if sys.stderr.isatty() else None, err=True)
 
 
 if __name__ == "__main__":

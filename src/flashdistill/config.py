@@ -39,6 +39,7 @@ from flashdistill.core.yaml_source import KeyPath, YamlSource, plain_scalar, rea
 from flashdistill.data.settings import CorpusSettings
 from flashdistill.distillation.settings import DistillationSettings, FlashSettings, SignalSettings, inherit
 from flashdistill.evaluation.finetuning.settings import FinetuneSettings
+from flashdistill.execution.settings import ExecutionSettings
 from flashdistill.exploration.settings import (
     ConstraintSetting,
     ObjectiveSetting,
@@ -69,11 +70,12 @@ _WITHOUT_EFFECT_ON_RESULTS = (
     "signals.disk_gib",
     "signals.memory_gib",
     "finetune",
+    "execution",
     "training.device",
     "training.compile",
     "training.micro_batch_size",
 )
-"""Keys that may change between two runs into one output directory: places, devices and memory, how
+"""Keys that may change between two runs into one output directory: places, devices, workers and memory, how
 many more architectures to try, which of the results to distil in full, what these are fine-tuned on.
 Not the name: the study bears it."""
 
@@ -125,6 +127,7 @@ class RunConfig(Section):
     regular: DistillationSettings
     signals: SignalSettings = SignalSettings.model_validate({})
     training: TrainingSettings = TrainingSettings.model_validate({})
+    execution: ExecutionSettings = ExecutionSettings.model_validate({})
     select: SelectSettings = SelectSettings.model_validate({})
     finetune: FinetuneSettings | None = Field(None, description="what `flashdistill evaluate` does with the results")
     output: Place = Field(description="the run directory, relative to the working directory")

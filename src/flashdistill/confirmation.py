@@ -10,21 +10,19 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from flashdistill import results
-from flashdistill.candidate import distil, failure_reason
+from flashdistill.candidate import scored_as_served
 from flashdistill.core.architecture import Architecture
-from flashdistill.core.clock import timed
-from flashdistill.core.errors import DivergedError, InputError
+from flashdistill.core.errors import InputError
 from flashdistill.core.measurement import Measurement
 from flashdistill.core.run_directory import RunDirectory
 from flashdistill.core.trial import Trial
-from flashdistill.distillation.distill import Distilled
 from flashdistill.exploration.selection import select
 from flashdistill.exploration.study import Study
 from flashdistill.ledger import Ledger
-from flashdistill.scoring import evaluate
+from flashdistill.scoring import served_otherwise
+from flashdistill.trainings import Trained, Training, Trainings, failure_reason, not_finite
 from flashdistill.workbench import Workbench
 
 _FAILURES = "confirmation_failures"
@@ -55,12 +53,17 @@ def confirm_winners(bench: Workbench, study: Study, ledger: Ledger) -> list[Tria
     Raises:
         InputError, OSError: the run cannot go on (a full disk, say).
     """
+    trainings = Trainings(bench)
     while runs := _next_runs(bench, study.trials()):
-        _train(bench, runs)
-        for run in runs:
-            _record(bench, study, run)
-            shutil.rmtree(_work(bench, run) / "checkpoints", ignore_errors=True)
-            ledger.charge(run.costs, "confirmation")
+        by_architecture = {run.architecture: run for run in runs}
+        for training, trained in trainings.all(_requests(bench, runs)):
+            for one in trained:
+                run = by_architecture[one.architecture]
+                _take(bench, run, one)
+                _record(bench, study, run)
+                work = bench.work_directory(one.architecture, "flash", training.repeat)
+                shutil.rmtree(work / "checkpoints", ignore_errors=True)
+                ledger.charge(run.costs, "confirmation")
     return study.trials()
 
 
@@ -74,7 +77,7 @@ def failed_confirmations(directory: RunDirectory) -> list[str]:
 
 
 def _next_runs(bench: Workbench, trials: Sequence[Trial]) -> list[_Run]:
-    """The next repeat, of as many architectures as are trained side by side.
+    """The next repeat, of as many architectures as are trained at a time.
 
     What was begun is completed first, so that a choice never hangs on fewer seeds than asked for;
     then come the baseline and those that are chosen now.
@@ -90,29 +93,37 @@ def _next_runs(bench: Workbench, trials: Sequence[Trial]) -> list[_Run]:
         wanted = [trials[0], *chosen] if chosen else []
         lacking = [runs[trial.number] for trial in wanted if runs[trial.number].repeat == 1]
     first = min((run.repeat for run in lacking), default=0)
-    return [run for run in lacking if run.repeat == first][: config.flash.students_per_teacher]
+    at_a_time = config.flash.students_per_teacher * bench.executor.places
+    return [run for run in lacking if run.repeat == first][:at_a_time]
 
 
-def _train(bench: Workbench, runs: Sequence[_Run]) -> None:
-    """Distil and score; a run that fails has its reason afterwards."""
-    architectures, costs = [run.architecture for run in runs], [run.costs for run in runs]
-    for run, result in zip(runs, distil(bench, architectures, "flash", costs, repeat=runs[0].repeat), strict=True):
-        try:
-            run.scores = _scores(bench, run, result)
-        except (InputError, OSError):
-            raise
-        except Exception as error:
-            run.failure = failure_reason(error)
+def _requests(bench: Workbench, runs: Sequence[_Run]) -> list[Training]:
+    """The runs, in groups that are trained side by side; all have the same repeat."""
+    together, architectures = bench.config.flash.students_per_teacher, [run.architecture for run in runs]
+    return [
+        Training(
+            tuple(architectures[first : first + together]),
+            "flash",
+            runs[0].repeat,
+            send_students=bool(served_otherwise(bench)),
+        )
+        for first in range(0, len(runs), together)
+    ]
 
 
-def _scores(bench: Workbench, run: _Run, result: Distilled | Exception) -> dict[str, Measurement]:
-    if isinstance(result, Exception):
-        raise result
-    with timed(run.costs, "evaluate"):
-        scores = evaluate(bench, run.architecture, result)
-    if lost := sorted(name for name, score in scores.items() if not score.finite):
-        raise DivergedError(f"diverged: {', '.join(lost)} not finite")
-    return scores
+def _take(bench: Workbench, run: _Run, trained: Trained) -> None:
+    """A run's scores, or why it has none."""
+    run.costs, run.failure = dict(trained.costs), trained.reason
+    if run.failure:
+        return
+    try:
+        run.scores = {**trained.scores, **scored_as_served(bench, trained, run.costs)}
+    except (InputError, OSError):
+        raise
+    except Exception as error:
+        run.failure = failure_reason(error)
+    else:
+        run.failure = not_finite(run.scores)
 
 
 def _record(bench: Workbench, study: Study, run: _Run) -> None:
@@ -134,10 +145,6 @@ def _compared(run: _Run) -> str:
         for name, score, first in pairs
         if first is not None
     )
-
-
-def _work(bench: Workbench, run: _Run) -> Path:
-    return bench.work_directory(run.architecture, "flash", run.repeat)
 
 
 def _failures(directory: RunDirectory) -> dict[str, list[str]]:

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, MobileBertConfig
+from transformers import MobileBertConfig
 
 from flashdistill.config import RunConfig, architecture_misfit
 from flashdistill.core.architecture import Architecture, StudentFamily
-from flashdistill.core.errors import InputError
+from flashdistill.core.errors import InputError, TeacherError
 from flashdistill.core.run_directory import RunDirectory
 from flashdistill.data.tokenizer import load_tokenizer
 from flashdistill.evaluation.finetuning.sources import FromScratch, ModelSource
-from flashdistill.models.foreign import locate
+from flashdistill.models.foreign import locate, read_config
 from flashdistill.models.ib_bert import projects_block_input
 from flashdistill.models.onnx_writer import check_supported
 
@@ -57,10 +57,10 @@ def untrained(directory: Path) -> FromScratch:
         InputError: the directory holds no student.
     """
     try:
-        config = AutoConfig.from_pretrained(str(directory), trust_remote_code=False, local_files_only=True)
+        config = read_config(directory)
         assert isinstance(config, MobileBertConfig)
         check_supported(config)
-    except (OSError, ValueError, KeyError, AssertionError) as error:
+    except (TeacherError, ValueError, AssertionError) as error:
         raise InputError(
             f"--scratch: {directory} is no student of this tool, so there is no architecture to train from scratch"
         ) from error

@@ -11,12 +11,12 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from flashdistill import results
 from flashdistill.budgets import resolve_budgets
-from flashdistill.candidate import failure_reason
 from flashdistill.config import RunConfig
 from flashdistill.confirmation import confirm_winners, failed_confirmations
 from flashdistill.core.architecture import Architecture
@@ -34,17 +34,22 @@ from flashdistill.delivery.record import DeliveredModel, RunRecord
 from flashdistill.delivery.report import write_report
 from flashdistill.delivery.task_record import load_tasks
 from flashdistill.distillation.teacher_preparation import prepare_teacher
-from flashdistill.evaluation.pretraining_accuracy import pretraining_accuracy, teacher_predictor
+from flashdistill.execution.executor import Executor, Job, ServingExecutor, Surroundings, Worker
+from flashdistill.execution.inprocess import InProcessExecutor
+from flashdistill.execution.opening import open_executor
 from flashdistill.exploration.algorithms.base import SearchProblem
 from flashdistill.exploration.constraints import nearest_violators
 from flashdistill.exploration.selection import select
 from flashdistill.hardware.session import require_target
+from flashdistill.hardware.settings import TargetSettings
 from flashdistill.ledger import Ledger
 from flashdistill.preflight import claim, keep_prior, quiet_libraries, require_feasible
-from flashdistill.regular import distil_and_deliver
+from flashdistill.regular import deliver_trained, regular_training
+from flashdistill.scoring import teacher_scores
 from flashdistill.search import Search
 from flashdistill.training.compute import Compute, dismissing_others, open_compute
 from flashdistill.training.optimizers import require_optimizer
+from flashdistill.trainings import PRELOAD, Trained, Trainings, failure_reason
 from flashdistill.workbench import Workbench
 
 
@@ -77,7 +82,7 @@ def distill(config: RunConfig, architecture: Architecture, progress: Progress) -
         if life is None:
             return None
         resolve_budgets(life.bench, life.ledger.costs)
-        model = life.deliver_one(architecture, {})
+        model = life.deliver_one(architecture)
         write_model_card(model, life.record([], []), life.directory.model(architecture))
         return life.directory.model(architecture)
 
@@ -104,7 +109,7 @@ def opened(config: RunConfig, progress: Progress) -> Iterator[Life | None]:
         compute.shares(settings.batch_size)  # more processes than sequences are noticed now
     directory = RunDirectory(config.output)
     if not compute.is_main:
-        _workbench(config, directory, Silent(), compute).follow()
+        _workbench(config, directory, Silent(), compute, InProcessExecutor()).follow()
         compute.close()
         yield None
         return
@@ -115,22 +120,40 @@ def opened(config: RunConfig, progress: Progress) -> Iterator[Life | None]:
             progress.attach_log(directory.log)  # type: ignore[attr-defined]
         keep_prior(directory, config, progress)
         ledger = Ledger(directory)
-        for target in (config.target, *config.further_targets.values()):
-            require_target(target, directory.measurements, progress)
-        with timed(ledger.costs, "teacher"):
-            bench = _workbench(config, directory, progress, compute)
-        try:
-            with dismissing_others(compute):
-                require_feasible(config, len(bench.prepared.tokenizer))
-                yield Life(bench, ledger)
-        finally:
-            bench.scales.close()
-            ledger.save()
+        surroundings = Surroundings(
+            directory.path / "workers", progress, (*PRELOAD, quiet_libraries.__module__), quiet_libraries
+        )
+        with open_executor(config.execution, surroundings, compute.world_size) as executor:
+            for target in (config.target, *config.further_targets.values()):
+                _require(target, directory.measurements, executor, progress)
+            with timed(ledger.costs, "teacher"):
+                bench = _workbench(config, directory, progress, compute, executor)
+            try:
+                with dismissing_others(compute):
+                    require_feasible(config, len(bench.prepared.tokenizer))
+                    yield Life(bench, ledger)
+            finally:
+                bench.scales.close()
+                ledger.save()
 
 
-def _workbench(config: RunConfig, directory: RunDirectory, progress: Progress, compute: Compute) -> Workbench:
+def _require(target: TargetSettings, place: Path, executor: Executor, progress: Progress) -> None:
+    """Find out now whether the target can be had, where it is."""
+    if target.host is None and isinstance(executor, ServingExecutor) and executor.serves:
+        executor.serve(Job("require the target", partial(_require_there, target, place.absolute()))).get()
+    else:
+        require_target(target, place, progress)
+
+
+def _require_there(target: TargetSettings, place: Path, worker: Worker) -> None:
+    require_target(target, place, worker.progress)
+
+
+def _workbench(
+    config: RunConfig, directory: RunDirectory, progress: Progress, compute: Compute, executor: Executor
+) -> Workbench:
     prepared = prepare_teacher(config.teacher, config.corpus, config.cache_directory, progress, compute)
-    return Workbench(config, directory, prepared, progress, compute)
+    return Workbench(config, directory, prepared, progress, compute, executor)
 
 
 class Life:
@@ -159,21 +182,27 @@ class Life:
         """Regular distillation of the chosen students, and of the baseline for comparison."""
         settings = self.bench.config.select
         baseline = [trials[0]] if settings.include_baseline and trials[0].state is TrialState.COMPLETE else []
-        for trial in [*chosen, *baseline]:
+        wanted = {trial.architecture: trial.measurements for trial in [*chosen, *baseline]}
+        lacking = [one for one in wanted if delivered(self.directory.model(one)) is None]
+        for _, [trained] in Trainings(self.bench).all(map(regular_training, lacking)):
             try:
-                self.deliver_one(trial.architecture, trial.measurements)
+                self._deliver(trained, wanted[trained.architecture])
             except (InputError, OSError):
                 raise
             except Exception as error:
-                self.failures.append(f"Regular distillation of {trial.architecture} failed: {failure_reason(error)}.")
+                self.failures.append(f"Regular distillation of {trained.architecture} failed: {failure_reason(error)}.")
                 self.progress.message(self.failures[-1])
             self.report(trials, chosen)
 
-    def deliver_one(self, architecture: Architecture, flash: Mapping[str, Measurement]) -> DeliveredModel:
+    def deliver_one(self, architecture: Architecture) -> DeliveredModel:
         """Regular distillation and delivery; what was delivered before is kept."""
         if (model := delivered(self.directory.model(architecture))) is not None:
             return model
-        model = distil_and_deliver(self.bench, architecture, flash)
+        [(_, [trained])] = Trainings(self.bench).all([regular_training(architecture)])
+        return self._deliver(trained, {})
+
+    def _deliver(self, trained: Trained, flash: Mapping[str, Measurement]) -> DeliveredModel:
+        model = deliver_trained(self.bench, trained, flash)
         self.ledger.charge(model.costs, "regular distillation")
         return model
 
@@ -216,8 +245,7 @@ class Life:
         """The teacher's own accuracy on the validation text, scored once."""
         path = self.directory.path / "teacher.json"
         if not path.exists():
-            batches = self.bench.pretraining_data.validation_batches(32)
             with tracked(self.progress, "score the teacher"):
-                scores = pretraining_accuracy(teacher_predictor(self.bench.prepared.teacher), batches)
+                scores = self.bench.have_done("score the teacher", teacher_scores)
             write_json(path, encode(scores))
         return decode(Mapping[str, Measurement], read_json(path))

@@ -12,20 +12,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from flashdistill.candidate import distil, failure_reason
 from flashdistill.core.architecture import Architecture
-from flashdistill.core.clock import timed
-from flashdistill.core.errors import InputError
 from flashdistill.core.files import read_json, write_json
 from flashdistill.core.measurement import Measurement
 from flashdistill.core.trial import Trial, TrialState
 from flashdistill.delivery.json_form import decode, encode
-from flashdistill.distillation.distill import Distilled
 from flashdistill.distillation.inspection import SHARES
 from flashdistill.distillation.settings import DistillationSettings
-from flashdistill.interim import InterimJudge
 from flashdistill.ledger import Ledger
-from flashdistill.scoring import held_out_scores
+from flashdistill.trainings import Trained, Training, Trainings, not_finite
 from flashdistill.workbench import Workbench
 
 
@@ -77,7 +72,7 @@ class ScoredDistillations:
         on_the_way: bool = False,
         settings: DistillationSettings | None = None,
     ) -> dict[Architecture, ScoredDistillation]:
-        """Train what has not been trained yet, as many side by side as the search does.
+        """Train what has not been trained yet, as many side by side and at a time as the search does.
 
         A failed one is not tried again.
 
@@ -99,11 +94,22 @@ class ScoredDistillations:
             if found is None or (on_the_way and not found.failure and not found.looked_at)
         ]
         together = config.flash.students_per_teacher
-        for first in range(0, len(missing), together):
-            for found in self._train(missing[first : first + together], budget, repeat, on_the_way, settings):
-                write_json(self._file(found.architecture, budget, repeat), encode(found))
-                known[found.architecture] = found
-                self._bench.progress.message(_described(found))
+        groups = [tuple(missing[first : first + together]) for first in range(0, len(missing), together)]
+        # With no other trial to compete with, a judge scores on the way and stops nobody.
+        trainings = [
+            Training(
+                group,
+                budget,
+                repeat,
+                settings,
+                candidates=tuple(Trial(0, one, TrialState.PENDING) for one in group) if on_the_way else (),
+                finished=True,
+            )
+            for group in groups
+        ]
+        for training, trained in Trainings(self._bench).all(trainings):
+            for one in trained:
+                known[one.architecture] = self._kept(training, one, settings)
         return {architecture: found for architecture, found in known.items() if found is not None}
 
     def known(
@@ -121,43 +127,26 @@ class ScoredDistillations:
         names = (path.name.removesuffix(f"-{budget}.json") for path in self._directory.glob(f"*-{budget}.json"))
         return sorted((Architecture.parse(name) for name in names), key=lambda one: one.values())
 
-    def _train(
-        self,
-        architectures: Sequence[Architecture],
-        budget: str,
-        repeat: int,
-        on_the_way: bool,
-        settings: DistillationSettings,
-    ) -> list[ScoredDistillation]:
-        costs: list[dict[str, float]] = [{} for _ in architectures]
-        judges = None
-        if on_the_way:  # with no other trial to compete with, a judge scores and stops nobody
-            judges = [
-                InterimJudge(self._bench, Trial(0, architecture, TrialState.PENDING), {}, (), cost)
-                for architecture, cost in zip(architectures, costs, strict=True)
-            ]
-        results = distil(self._bench, architectures, budget, costs, judges, repeat, settings)
-        found = []
-        for index, (architecture, result) in enumerate(zip(architectures, results, strict=True)):
-            scores, failure = self._scores(result, costs[index])
-            self._ledger.charge(costs[index], self._charged_as)
-            work = self._bench.work_directory(architecture, budget, repeat)
-            shutil.rmtree(work / "checkpoints", ignore_errors=True)
-            curve = judges[index].curve if judges else {}
-            steps = self._steps(architecture, settings)
-            found.append(ScoredDistillation(architecture, budget, repeat, steps, scores, curve, costs[index], failure))
+    def _kept(self, training: Training, trained: Trained, settings: DistillationSettings) -> ScoredDistillation:
+        """What became of a training, in its file."""
+        architecture, budget, repeat = trained.architecture, training.budget, training.repeat
+        failure = trained.reason or not_finite(trained.scores)
+        found = ScoredDistillation(
+            architecture,
+            budget,
+            repeat,
+            self._steps(architecture, settings),
+            {} if failure else trained.scores,
+            trained.curve,
+            trained.costs,
+            failure,
+        )
+        self._ledger.charge(trained.costs, self._charged_as)
+        work = self._bench.work_directory(architecture, budget, repeat)
+        shutil.rmtree(work / "checkpoints", ignore_errors=True)
+        write_json(self._file(architecture, budget, repeat), encode(found))
+        self._bench.progress.message(_described(found))
         return found
-
-    def _scores(self, result: Distilled | Exception, costs: dict[str, float]) -> tuple[dict[str, Measurement], str]:
-        """The scores, or why there are none."""
-        if isinstance(result, InputError | OSError):
-            raise result
-        if isinstance(result, Exception):
-            return {}, failure_reason(result)
-        with timed(costs, "evaluate"):
-            scores = held_out_scores(self._bench, result, finished=True)
-        lost = sorted(name for name, score in scores.items() if not score.finite)
-        return ({}, f"diverged: {', '.join(lost)} not finite") if lost else (scores, "")
 
     def _steps(self, architecture: Architecture, settings: DistillationSettings) -> int:
         return settings.total_steps(self._bench.family.depth(architecture))

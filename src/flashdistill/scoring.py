@@ -6,6 +6,8 @@ import copy
 import tempfile
 from pathlib import Path
 
+from transformers import MobileBertForPreTraining
+
 from flashdistill.core.architecture import Architecture
 from flashdistill.core.measurement import AGAINST_TEACHER, Measurement
 from flashdistill.core.progress import tracked
@@ -14,7 +16,7 @@ from flashdistill.distillation.distill import Distilled
 from flashdistill.evaluation.pretraining_accuracy import pretraining_accuracy, student_predictor, teacher_predictor
 from flashdistill.evaluation.served_accuracy import served_accuracy
 from flashdistill.interim import EVALUATION_BATCH
-from flashdistill.scales import SERVED_ACCURACY
+from flashdistill.scales import SERVED_ACCURACY, Scale
 from flashdistill.workbench import Workbench
 
 
@@ -29,7 +31,12 @@ def evaluate(
     Raises:
         TargetError: a target cannot serve the student.
     """
-    return held_out_scores(bench, distilled, finished=finished) | _as_served(bench, architecture, distilled)
+    return held_out_scores(bench, distilled, finished=finished) | as_served(bench, architecture, distilled.student)
+
+
+def served_otherwise(bench: Workbench) -> list[Scale]:
+    """The targets for which `as_served` has something to say."""
+    return [scale for scale in bench.scales.all if scale.serves_otherwise]
 
 
 def held_out_scores(bench: Workbench, distilled: Distilled, *, finished: bool = False) -> dict[str, Measurement]:
@@ -48,14 +55,20 @@ def held_out_scores(bench: Workbench, distilled: Distilled, *, finished: bool = 
     )
 
 
-def _as_served(bench: Workbench, architecture: Architecture, distilled: Distilled) -> dict[str, Measurement]:
-    """The accuracy on those targets that compute something else than the student does, in int8 for example."""
-    scales = [scale for scale in bench.scales.all if scale.serves_otherwise]
+def as_served(
+    bench: Workbench, architecture: Architecture, student: MobileBertForPreTraining
+) -> dict[str, Measurement]:
+    """The accuracy on those targets that compute something else than the student does, in int8 for example.
+
+    Raises:
+        TargetError: a target cannot serve the student.
+    """
+    scales = served_otherwise(bench)
     if not scales:
         return {}
     found: dict[str, Measurement] = {}
     shape = (EVALUATION_BATCH, bench.config.corpus.max_length)
-    student = copy.deepcopy(distilled.student).cpu()
+    student = copy.deepcopy(student).cpu()
     for scale in scales:
         with tempfile.TemporaryDirectory() as directory, tracked(bench.progress, f"score {architecture} as served"):
             artifact = write_encoder(student, Path(directory), scale.artifact_format)
@@ -63,3 +76,9 @@ def _as_served(bench: Workbench, architecture: Architecture, distilled: Distille
                 batches = bench.pretraining_data.validation_batches(EVALUATION_BATCH)
                 found |= scale.named({SERVED_ACCURACY: served_accuracy(student, serve, shape, batches)})
     return found
+
+
+def teacher_scores(bench: Workbench) -> dict[str, Measurement]:
+    """The teacher's own accuracy on the validation text."""
+    batches = bench.pretraining_data.validation_batches(EVALUATION_BATCH)
+    return pretraining_accuracy(teacher_predictor(bench.prepared.teacher), batches)

@@ -13,7 +13,7 @@ from typing import Self
 
 from flashdistill import results
 from flashdistill.budgets import resolve_budgets
-from flashdistill.candidate import failure_reason, measure, run_candidates
+from flashdistill.candidate import Candidates, measure
 from flashdistill.core.architecture import Architecture
 from flashdistill.core.clock import timed
 from flashdistill.core.errors import FlashDistillError, InputError
@@ -30,6 +30,7 @@ from flashdistill.interim import unscored
 from flashdistill.ledger import Ledger
 from flashdistill.preflight import kept_prior
 from flashdistill.results import MEASURED_PER_TRAINED
+from flashdistill.trainings import Trainings, failure_reason
 from flashdistill.workbench import Workbench
 
 FLASH = "flash distillation"
@@ -46,6 +47,8 @@ class Search:
         self.bench, self.ledger = bench, ledger
         self.directory, self.progress = bench.directory, bench.progress
         config = bench.config
+        self._trainings = Trainings(bench)
+        self._under_way: dict[str, Candidates] = {}
         self.space = DesignSpace(config.space, bench.family)
         started = int(self.directory.state().get("started_trials", 0))
         url = config.search.storage or sqlite_url(self.directory.study)
@@ -78,18 +81,31 @@ class Search:
         self._baseline()
         if not _spent(self.study.trials(), settings.trials):
             self._probe()
-        while True:
-            trials = self.study.trials()
-            pending = [trial for trial in trials if trial.state is TrialState.PENDING]
-            if not pending:
-                suggestions = [] if _spent(trials, settings.trials) else self._suggested(algorithm, trials)
-                if not suggestions:
-                    break
-                pending = [self._start(suggestion) for suggestion in suggestions]
-            self._work_on(pending)
+        self._explore(algorithm)
+        trials = self.study.trials()
         if reason := results.shortfall(trials, self.bench):
             self.progress.message(reason)
         return trials
+
+    def _explore(self, algorithm: Algorithm) -> None:
+        """As soon as there is a free place the algorithm is asked what to do with it, with the others pending."""
+        while True:
+            while self._trainings.free_places > 0 and (pending := self._next(algorithm)):
+                self._begin(pending)
+            if not self._under_way:
+                return
+            self._end()
+
+    def _next(self, algorithm: Algorithm) -> list[Trial]:
+        """What a killed process left unfinished, else new trials; as many as are trained side by side."""
+        trials = self.study.trials()
+        busy = {number for candidates in self._under_way.values() for number in candidates.numbers}
+        left = [trial for trial in trials if trial.state is TrialState.PENDING and trial.number not in busy]
+        if left:
+            return left if self.bench.executor.places == 1 else left[: self.bench.config.flash.students_per_teacher]
+        if _spent(trials, self.bench.config.search.trials):
+            return []
+        return [self._start(suggestion) for suggestion in self._suggested(algorithm, trials)]
 
     @cached_property
     def problem(self) -> SearchProblem:
@@ -105,7 +121,9 @@ class Search:
         if not trials:
             trials = [self._start(self.bench.config.baseline)]
         if trials[0].state is TrialState.PENDING:
-            self._work_on(trials[:1])
+            self._begin(trials[:1])
+            while self._under_way:
+                self._end()
         baseline = self.study.trials()[0]
         if baseline.state is not TrialState.COMPLETE:
             raise FlashDistillError(f"the baseline {baseline.architecture} failed: {baseline.reason}")
@@ -151,11 +169,27 @@ class Search:
         self.directory.remember(started_trials=trial.number + 1)
         return trial
 
-    def _work_on(self, pending: Sequence[Trial]) -> None:
+    def _begin(self, pending: Sequence[Trial]) -> None:
+        """Measure candidates, and have those trained that keep the limits."""
         trials = self.study.trials()
         baseline = {} if pending[0].number == 0 else trials[0].measurements
         reference = {name: measurement.value for name, measurement in baseline.items()}
-        for trial in run_candidates(self.bench, pending, reference, trials, self.study.probes()):
+        candidates = Candidates(self.bench, pending, reference, self.study.probes())
+        if (training := candidates.training(trials)) is None:
+            self._record(candidates)
+            return
+        self._under_way[training.name] = candidates
+        self._trainings.begin(training)
+
+    def _end(self) -> None:
+        """Wait for a training and record its candidates."""
+        training, trained = self._trainings.ended()
+        candidates = self._under_way.pop(training.name)
+        candidates.take(trained)
+        self._record(candidates)
+
+    def _record(self, candidates: Candidates) -> None:
+        for trial in candidates.recorded():
             self.study.finish(trial)
             checkpoints = self.bench.work_directory(trial.architecture, "flash") / "checkpoints"
             shutil.rmtree(checkpoints, ignore_errors=True)

@@ -1,12 +1,16 @@
-"""What all candidates of a run work with: teacher, text, family, measuring session."""
+"""What all candidates of a run work with: teacher, text, family, measuring session, workers."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import partial
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
+
+import torch
 
 from flashdistill.config import RunConfig
 from flashdistill.core.architecture import Architecture
@@ -14,6 +18,8 @@ from flashdistill.core.progress import Progress
 from flashdistill.core.run_directory import RunDirectory
 from flashdistill.core.seeds import derive_seed
 from flashdistill.data.pretraining_data import PretrainingData
+from flashdistill.data.token_cache import open_corpus
+from flashdistill.data.tokenizer import load_tokenizer
 from flashdistill.distillation.calibration import StepSeconds, time_steps
 from flashdistill.distillation.distill import Distillation, Distilled
 from flashdistill.distillation.inspection import Inspection, Judge
@@ -22,10 +28,15 @@ from flashdistill.distillation.settings import DistillationSettings
 from flashdistill.distillation.side_by_side import distill_side_by_side
 from flashdistill.distillation.signals import TeacherSignals, signals_name
 from flashdistill.distillation.teacher_preparation import PreparedTeacher
+from flashdistill.distillation.teacher_sources import TeacherReport
+from flashdistill.execution.executor import Executor, Job, ServingExecutor, Worker
+from flashdistill.execution.inprocess import InProcessExecutor
+from flashdistill.models.foreign import load_config, load_masked_lm, locate
 from flashdistill.models.parameter_count import count_parameters
+from flashdistill.models.teacher import Teacher
 from flashdistill.scales import Scales
 from flashdistill.training.checkpoint import CheckpointStore
-from flashdistill.training.compute import Compute
+from flashdistill.training.compute import Compute, open_compute
 
 Budget = Literal["flash", "regular"]
 
@@ -56,13 +67,18 @@ class TimingJob:
 
 @dataclass
 class Workbench:
-    """The live resources of a run. ``config`` is replaced once its step counts are resolved."""
+    """The live resources of a run. ``config`` is replaced once its step counts are resolved.
+
+    The coordinator's has the run's executor and measures; a worker process opens one of its own
+    (`Whereabouts`) and trains.
+    """
 
     config: RunConfig
     directory: RunDirectory
     prepared: PreparedTeacher
     progress: Progress
     compute: Compute = field(default_factory=Compute)
+    executor: Executor = field(default_factory=InProcessExecutor)
     scales: Scales = field(init=False)
 
     def __post_init__(self) -> None:
@@ -71,12 +87,46 @@ class Workbench:
         self.scales = Scales(self.config, self.family, self.directory.measurements, self.progress)
         self.pretraining_data = self._data("pretraining-data")
         self.stage_data = self._data("stage-data")
-        self.prepared.teacher.to(self.compute.device)
+        if not self.executor.apart:  # otherwise it is needed where the workers are
+            self.prepared.teacher.to(self.compute.device)
         self._signals: dict[tuple[str, int], TeacherSignals] = {}
 
     def num_parameters(self, architecture: Architecture) -> int:
         """Parameters of the encoder; pooler and heads are not counted."""
         return count_parameters(architecture, self.family)
+
+    def job(self, name: str, work: Callable[[Workbench], Any], processes: int = 1) -> Job:
+        """A job that needs a workbench: this one in this process, elsewhere one like it.
+
+        Args:
+            work: picklable, and so is what it returns; a partial of a module's function.
+            processes: that train together where the executor can start several.
+        """
+        if self.executor.apart:
+            there = self._whereabouts()
+            return Job(name, partial(_work_there, there, work), (there.teacher, there.corpus), processes)
+        return Job(name, partial(_work_here, self, work))
+
+    def have_done(self, name: str, work: Callable[[Workbench], Any]) -> Any:
+        """The result of a `job` that nothing else runs beside; raises what the work raises."""
+        self.executor.submit(self.job(name, work))
+        return self.executor.completed().get()
+
+    def at_targets(self, name: str, work: Callable[[Workbench], Any], needs: tuple[Path, ...] = ()) -> Any:
+        """Do work that measures or serves, where the targets are; its result, or raises what it raises.
+
+        On this machine no training of this run disturbs it.
+
+        Args:
+            work: as for a `job`.
+            needs: directories that it reads.
+        """
+        here = any(scale.settings.host is None for scale in self.scales.all)
+        if here and isinstance(self.executor, ServingExecutor) and self.executor.serves:
+            job = self.job(name, work)
+            return self.executor.serve(replace(job, needs=(*job.needs, *needs))).get()
+        with self.executor.paused() if here else nullcontext():
+            return work(self)
 
     def distill(
         self,
@@ -128,9 +178,8 @@ class Workbench:
         return self.directory.candidate(architecture) / (seeded if repeat else budget)
 
     def time_steps(self, architecture: Architecture, settings: DistillationSettings) -> StepSeconds:
-        """What steps of an architecture cost; with several processes, together with the others."""
-        self.compute.from_main(TimingJob(architecture, settings))
-        return time_steps(self.distillation(architecture, settings, None, "calibrate"))
+        """What steps of an architecture cost, where candidates are trained."""
+        return self.have_done(f"calibrate {architecture}", partial(_timed, architecture, settings))
 
     def signals(self, settings: DistillationSettings) -> TeacherSignals:
         """The teacher's answers that a budget needs, shared by all candidates."""
@@ -199,6 +248,22 @@ class Workbench:
         teacher_blocks = self.prepared.teacher.shape.num_blocks
         return sorted({block for depth in depths for block in layer_map(depth, teacher_blocks)})
 
+    def _whereabouts(self) -> Whereabouts:
+        prepared, teacher = self.prepared, self._teacher_directory.absolute()
+        run, corpus = self.directory.path.absolute(), prepared.corpus.directory.absolute()
+        # Elsewhere the working directory may be another one.
+        config = self.config.model_copy(update={"output": run, "cache": self.config.cache_directory.absolute()})
+        return Whereabouts(config, run, teacher, corpus, prepared.identity, prepared.report)
+
+    @cached_property
+    def _teacher_directory(self) -> Path:
+        """Of the prepared teacher; of one that is used as it was given, where that is."""
+        if self.prepared.directory is not None:
+            return self.prepared.directory
+        given = self.config.teacher.model
+        assert given is not None, "a teacher that was trained here has a directory"
+        return locate(given)
+
     def _data(self, stream: str) -> PretrainingData:
         return PretrainingData(
             self.prepared.corpus,
@@ -206,3 +271,66 @@ class Workbench:
             self.config.corpus,
             derive_seed(self.config.seed, stream),
         )
+
+
+@dataclass(frozen=True)
+class Whereabouts:
+    """Where another process finds what a workbench is made of; nothing is prepared a second time.
+
+    Attributes:
+        run, teacher, corpus: directories.
+        identity: of teacher and text.
+    """
+
+    config: RunConfig
+    run: Path
+    teacher: Path
+    corpus: Path
+    identity: str
+    report: TeacherReport
+
+    @contextmanager
+    def opened(self, worker: Worker) -> Iterator[Workbench]:
+        """A workbench in this process, on a GPU of the worker's own where there are several.
+
+        Of processes that train together each has one.
+        """
+        training = self.config.training
+        together = int(os.environ.get("WORLD_SIZE", "1")) > 1
+        if training.device == "auto" and not together and torch.cuda.device_count() > 1:
+            training = training.model_copy(update={"device": f"cuda:{worker.place % torch.cuda.device_count()}"})
+        model, _ = load_masked_lm(self.teacher, load_config(self.teacher))
+        prepared = PreparedTeacher(
+            Teacher(model),
+            load_tokenizer(self.teacher),
+            open_corpus(self.corpus, self.config.corpus),
+            self.identity,
+            self.report,
+            self.teacher,
+        )
+        bench = Workbench(self.config, RunDirectory(self.run), prepared, worker.progress, open_compute(training))
+        try:
+            yield bench
+        finally:
+            bench.scales.close()
+
+
+def _work_here(bench: Workbench, work: Callable[[Workbench], Any], worker: Worker) -> Any:
+    return work(bench)
+
+
+def _work_there(whereabouts: Whereabouts, work: Callable[[Workbench], Any], worker: Worker) -> Any:
+    """Of processes that train together the main one does the work, and the others what it asks for."""
+    with whereabouts.opened(worker) as bench:
+        if not bench.compute.is_main:
+            return bench.follow()
+        try:
+            return work(bench)
+        finally:
+            bench.compute.from_main(None)
+
+
+def _timed(architecture: Architecture, settings: DistillationSettings, bench: Workbench) -> StepSeconds:
+    """With several processes, together with the others."""
+    bench.compute.from_main(TimingJob(architecture, settings))
+    return time_steps(bench.distillation(architecture, settings, None, "calibrate"))

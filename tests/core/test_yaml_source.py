@@ -8,6 +8,7 @@ import pytest
 
 from flashdistill.core.errors import ConfigError
 from flashdistill.core.yaml_source import MAX_BYTES, MAX_NODES, Origin, YamlSource, dotted, plain_scalar, read_yaml
+from tests.faults_catalogue import fault
 
 
 @pytest.fixture
@@ -107,6 +108,7 @@ def _alias_tower() -> str:
         (b"#" * (MAX_BYTES + 1), f"run.yaml: the file is larger than {MAX_BYTES:,} bytes; is it a configuration?"),
     ],
 )
+@fault(10, "YAML that is none, too deep, too large, or an alias bomb")
 def test_what_cannot_be_read_is_refused_at_once(read, text, message):
     started = time.process_time()
     with pytest.raises(ConfigError) as caught:
@@ -135,6 +137,7 @@ def test_what_cannot_be_read_is_refused_at_once(read, text, message):
         ("a: 1e999\n", {"a": 0.0}, "run.yaml:1: a: got 1e999, allowed: a finite number"),
     ],
 )
+@fault(10, "YAML with repeated keys, tags or infinities")
 def test_what_can_be_read_past_is_noted(read, text, values, message):
     source = read(text)
     assert source.values == values
@@ -175,6 +178,7 @@ def test_overrides_replace_extend_and_create(read):
         ("b={c: 1, c: 2}", "override 'b={c: 1, c: 2}': b: this key is repeated"),
     ],
 )
+@fault(10, "overrides that are none")
 def test_overrides_that_cannot_be_applied(read, override, message):
     source = read("a: text\n")
     source.override(override)

@@ -5,6 +5,7 @@ import pytest
 
 from flashdistill.core.errors import CorpusError
 from flashdistill.data.split import split_documents
+from tests.faults_catalogue import fault
 
 
 def offsets(*lengths: int) -> np.ndarray:
@@ -58,6 +59,7 @@ def test_too_little_text_says_how_much() -> None:
         split([5, 5])
 
 
+@fault(9, "a text of one endless sentence")
 def test_one_endless_sentence_cannot_be_divided() -> None:
     with pytest.raises(CorpusError, match="cannot be divided"):
         split([1], tokens=10_000)

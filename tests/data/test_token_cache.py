@@ -16,6 +16,7 @@ from flashdistill.data.sentences import split_sentences
 from flashdistill.data.settings import CorpusSettings
 from flashdistill.data.token_cache import TokenisedCorpus, open_corpus, prepare_corpus
 from flashdistill.data.tokenizer import reduce_vocabulary
+from tests.faults_catalogue import fault
 
 WriteCorpus = Callable[[Path, list[str]], CorpusSettings]
 
@@ -114,6 +115,7 @@ def cut(path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["tokens.bin", "sentences.bin", "documents.bin", "manifest.json"])
 @pytest.mark.parametrize("damage", [flip, cut, Path.unlink])
+@fault(4, "tokenised text changed, cut or gone", "made anew")
 def test_damage_is_found_and_mended(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -138,6 +140,7 @@ def test_damage_is_found_and_mended(
     np.testing.assert_array_equal(mended.tokens, tokens)
 
 
+@fault(2, "break while the text is tokenised", "nothing that could be taken for a cache")
 def test_an_interrupted_build_leaves_no_cache(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -181,6 +184,7 @@ def test_only_one_of_two_builds(
     assert not any(log.messages for log in logs)
 
 
+@fault(3, "disk full while the text is tokenised", "stopped with path and bytes")
 def test_a_full_disk_is_named(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -200,6 +204,7 @@ def test_a_full_disk_is_named(
     ("text", "message"),
     [(" \n", "there is no text in files"), ("Too little. " * 10, r"too little text in files .*: \d+ tokens in 1 doc")],
 )
+@fault(9, "no text, or far too little")
 def test_too_little_text(
     tmp_path: Path,
     tokenizer: Any,

@@ -23,6 +23,7 @@ from flashdistill.evaluation.pretraining_accuracy import pretraining_accuracy, s
 from flashdistill.testing.tiny import FAMILY, TinyData, tiny_teacher
 from flashdistill.training.checkpoint import CheckpointStore
 from flashdistill.training.compute import Compute
+from tests.faults_catalogue import fault
 from tests.progress_doubles import KilledError, Killer
 
 SETTINGS = DistillationSettings(
@@ -138,6 +139,7 @@ def undisturbed() -> tuple[Distilled, dict[float, float]]:
 
 
 @pytest.mark.parametrize("pretraining_step", [2, 5])
+@fault(1, "break of a distillation that is looked at on the way", "the same looks")
 def test_killed_and_resumed_every_look_is_taken_as_if_nothing_had_happened(
     tmp_path: Path, undisturbed: tuple[Distilled, dict[float, float]], pretraining_step: int
 ) -> None:
@@ -155,6 +157,7 @@ def test_killed_and_resumed_every_look_is_taken_as_if_nothing_had_happened(
     assert recorder.scores == scores
 
 
+@fault(1, "break between a checkpoint and the look at it", "the same looks")
 def test_killed_between_a_checkpoint_and_the_look_at_it(
     tmp_path: Path, undisturbed: tuple[Distilled, dict[float, float]]
 ) -> None:

@@ -32,6 +32,7 @@ from flashdistill.models.settings import FitSettings, PretrainSettings
 from flashdistill.models.teacher_templates import build_teacher, teacher_config
 from flashdistill.testing.tiny import VOCAB_SIZE, TinyData
 from flashdistill.training.compute import Compute, Share
+from tests.faults_catalogue import fault
 
 DATA: Any = TinyData()
 SIZES: dict[str, Any] = {
@@ -184,6 +185,7 @@ class StopsAt(Silent):
 
 
 @pytest.mark.parametrize("template", ["bert", "ib-bert"])
+@fault(1, "break of the teacher's training", "the same weights")
 def test_an_interrupted_training_ends_with_the_same_weights(
     template: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

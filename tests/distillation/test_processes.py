@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults_catalogue import fault
+
 WORKER = Path(__file__).parent / "two_process_worker.py"
 PRETRAINING = "pre-training distillation"
 
@@ -53,6 +55,7 @@ def test_two_processes_have_the_loss_curve_of_one(tmp_path: Path, expected: Curv
             assert losses(found[preset][name]) == pytest.approx(losses(points), rel=1e-3)
 
 
+@fault(1, "SIGKILL of a distillation in two processes", "the same losses")
 def test_two_processes_resume_from_the_checkpoint_of_a_killed_run(tmp_path: Path, expected: Curves) -> None:
     path, store = tmp_path / "curves.json", tmp_path / "checkpoints"
     killed = run(2, str(path), str(store), "9")

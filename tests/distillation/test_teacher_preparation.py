@@ -22,6 +22,7 @@ from flashdistill.models.foreign import WEIGHTS
 from flashdistill.models.settings import TeacherSettings
 from flashdistill.models.teacher_templates import load_with_next_sentence_head
 from flashdistill.training.compute import Compute
+from tests.faults_catalogue import fault
 
 WORDS = ("the cat", "a dog", "my friend", "one student"), ("sees", "likes", "follows"), ("a house", "the road")
 BERT = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "intermediate_size": 16, "vocab_size": 200}
@@ -141,6 +142,7 @@ def test_what_a_training_depends_on_makes_another_teacher(place: Path, corpus: C
     assert prepare(place, masked_more, **given).identity == prepare(place, corpus, **given).identity
 
 
+@fault(11, "teacher without next-sentence head", "goes without, and the report says so")
 def test_without_next_sentences_there_is_no_such_head(place: Path, corpus: CorpusSettings, tmp_path: Path) -> None:
     prepared = prepare(place, corpus, pretrain=IB_BERT | BUDGET | {"nsp": 0})
     assert load_with_next_sentence_head(prepared.directory or place) is None
@@ -184,6 +186,7 @@ def test_a_head_is_fitted(
     assert all(unchanged) if freeze else not all(unchanged)
 
 
+@fault(11, "teacher without masked-LM head", "refused, unless one is to be fitted")
 def test_an_encoder_without_head_needs_one(place: Path, corpus: CorpusSettings, tmp_path: Path) -> None:
     encoder(tmp_path, prepare(place, corpus, pretrain=BERT | BUDGET).tokenizer)
     with pytest.raises(TeacherError, match="has no masked-LM head; set teacher.fit_mlm_head"):
@@ -198,6 +201,7 @@ def test_a_vocabulary_that_is_small_enough_stays(place: Path, corpus: CorpusSett
     assert same(kept, source)
 
 
+@fault(4, "prepared teacher changed", "prepared again")
 def test_a_damaged_teacher_is_prepared_again(place: Path, corpus: CorpusSettings) -> None:
     settings = BERT | BUDGET | {"seed": 7}
     prepared = prepare(place, corpus, pretrain=settings)

@@ -10,6 +10,7 @@ from flashdistill.core.measurement import Constraint
 from flashdistill.exploration.settings import SpaceSettings
 from flashdistill.exploration.space import DesignSpace
 from flashdistill.models.parameter_count import count_parameters
+from tests.faults_catalogue import fault
 
 FAMILY = StudentFamily()
 PAPER = DesignSpace(SpaceSettings(), FAMILY)
@@ -31,6 +32,7 @@ def test_the_paper_s_table_1_has_576_architectures():
     assert PAPER.size == 576 == len(set(PAPER.architectures()))
 
 
+@fault(13, "heads that do not divide the bottleneck", "not in the space")
 def test_only_heads_that_divide_the_bottleneck():
     odd = space(bottleneck_size=[64, 96, 100], num_heads=[2, 8, 12])
     expected = [
@@ -46,6 +48,7 @@ def test_only_heads_that_divide_the_bottleneck():
     assert all(architecture in odd for architecture in expected)
 
 
+@fault(13, "space without a valid architecture", "refused")
 def test_a_space_without_valid_architecture_is_a_configuration_error():
     with pytest.raises(ConfigError, match=r"space\.num_heads.*empty"):
         space(bottleneck_size=[64], num_heads=[3])

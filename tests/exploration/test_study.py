@@ -5,6 +5,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import uuid
 from dataclasses import replace
 
 import optuna
@@ -14,8 +15,9 @@ from flashdistill.core.architecture import Architecture
 from flashdistill.core.errors import RunDirectoryError
 from flashdistill.core.measurement import Constraint, Measurement, Objective
 from flashdistill.core.trial import Trial, TrialState
-from flashdistill.exploration.storage import sqlite_url
+from flashdistill.exploration.storage import close_storage, open_storage, sqlite_url
 from flashdistill.exploration.study import Study
+from tests.faults_catalogue import fault
 
 OBJECTIVES = [Objective("mlm_accuracy", "maximize"), Objective("latency_ms", "minimize")]
 FACTORS = {
@@ -49,9 +51,56 @@ def path(new_path, tables):
     return new_path
 
 
-def open_study(path, expected=0, objectives=OBJECTIVES, name="search"):
+@pytest.fixture(scope="session")
+def template(postgres):
+    """The same on a server: a database to make copies of."""
+    postgres.execute("CREATE DATABASE tables")
+    open_study(postgres.url("tables")).close()
+    return "TEMPLATE tables"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request, tmp_path):
+    """Makes a new database, with or without Optuna's tables, and gives its URL."""
+
+    def make(empty=False):
+        if request.param == "sqlite":
+            return sqlite_url(request.getfixturevalue("new_path" if empty else "path"))
+        server = request.getfixturevalue("postgres")
+        template = "" if empty else request.getfixturevalue("template")
+        name = f"study_{uuid.uuid4().hex}"
+        server.execute(f"CREATE DATABASE {name} {template}")
+        return server.url(name)
+
+    return make
+
+
+@pytest.fixture
+def new_url(database):
+    return database(empty=True)
+
+
+@pytest.fixture
+def url(database):
+    return database()
+
+
+_OPEN = []
+
+
+@pytest.fixture(autouse=True)
+def _closed():
+    """Tests may leave their studies open: connections to a server must be given back."""
+    yield
+    while _OPEN:
+        _OPEN.pop().close()
+
+
+def open_study(place, expected=0, objectives=OBJECTIVES, name="search"):
     limits = [Constraint.parse("latency_ms <= 0.8x")]
-    return Study.open(sqlite_url(path), name, objectives, FACTORS, limits, expected)
+    url = place if isinstance(place, str) else sqlite_url(place)
+    _OPEN.append(Study.open(url, name, objectives, FACTORS, limits, expected))
+    return _OPEN[-1]
 
 
 def results(accuracy=0.3, latency=10.0):
@@ -66,8 +115,8 @@ def complete(trial, **values):
     return replace(trial, state=TrialState.COMPLETE, measurements=results(**values), costs={"distill": 1 / 3})
 
 
-def test_everything_survives_the_round_trip(path):
-    study = open_study(path)
+def test_everything_survives_the_round_trip(url):
+    study = open_study(url)
     baseline = complete(study.start(BASELINE))
     study.finish(baseline)
     slow = replace(
@@ -80,11 +129,11 @@ def test_everything_survives_the_round_trip(path):
     broken = replace(study.start(SECOND), state=TrialState.FAILED, reason="diverged: step 3", costs={"export": 2.0})
     study.finish(broken)
     study.close()
-    assert open_study(path, expected=3).trials() == [baseline, slow, broken]
+    assert open_study(url, expected=3).trials() == [baseline, slow, broken]
 
 
-def test_stopped_trials_keep_their_curve_and_are_told_from_infeasible_ones(path):
-    study = open_study(path)
+def test_stopped_trials_keep_their_curve_and_are_told_from_infeasible_ones(url):
+    study = open_study(url)
     study.finish(complete(study.start(BASELINE)))
     stopped = replace(
         study.start(FIRST),
@@ -96,19 +145,19 @@ def test_stopped_trials_keep_their_curve_and_are_told_from_infeasible_ones(path)
     study.finish(stopped)
     study.finish(replace(study.start(SECOND), state=TrialState.INFEASIBLE, reason="too slow"))
     study.close()
-    assert open_study(path, expected=3).trials()[1] == stopped
-    assert [trial.state for trial in open_study(path).trials()] == ["complete", "stopped", "infeasible"]
+    assert open_study(url, expected=3).trials()[1] == stopped
+    assert [trial.state for trial in open_study(url).trials()] == ["complete", "stopped", "infeasible"]
 
 
-def test_confirmations_are_added_to_a_complete_trial(path):
-    study = open_study(path)
+def test_confirmations_are_added_to_a_complete_trial(url):
+    study = open_study(url)
     baseline = complete(study.start(BASELINE))
     with pytest.raises(ValueError, match="trial 0 is not complete, so there is nothing to confirm"):
         study.confirm(baseline, [results()])
     study.finish(baseline)
     for count in (1, 2):
         study.confirm(baseline, [results(accuracy=0.1 * number) for number in range(count)])
-        [found] = open_study(path, expected=1).trials()
+        [found] = open_study(url, expected=1).trials()
         assert found == replace(baseline, confirmations=tuple(results(accuracy=0.1 * n) for n in range(count)))
     with pytest.raises(ValueError, match="only finite values"):
         study.confirm(baseline, [results(accuracy=float("nan"))])
@@ -116,14 +165,14 @@ def test_confirmations_are_added_to_a_complete_trial(path):
         study.confirm(replace(baseline, architecture=FIRST), [results()])
 
 
-def test_probes_are_no_trials(path):
-    study = open_study(path)
+def test_probes_are_no_trials(url):
+    study = open_study(url)
     for architecture, latency in ((SECOND, 4.0), (FIRST, 3.0), (FIRST, 2.0)):
         study.add_probe(architecture, {"latency_ms": Measurement.of("latency_ms", latency)})
     with pytest.raises(ValueError, match="only finite values"):
         study.add_probe(BASELINE, {"latency_ms": Measurement.of("latency_ms", float("inf"))})
     assert study.trials() == []
-    probes = open_study(path).probes()
+    probes = open_study(url).probes()
     assert [(one.number, one.architecture, one.state) for one in probes] == [
         (-1, FIRST, "measured"),
         (-1, SECOND, "measured"),
@@ -132,44 +181,45 @@ def test_probes_are_no_trials(path):
     assert study.start(FIRST).number == 0, "a probe may become a trial"
 
 
-def test_trials_are_numbered_in_order_and_pending_until_finished(path):
-    study = open_study(path)
+def test_trials_are_numbered_in_order_and_pending_until_finished(url):
+    study = open_study(url)
     started = [study.start(architecture) for architecture in (BASELINE, FIRST, SECOND)]
     assert [trial.number for trial in started] == [0, 1, 2]
     study.finish(complete(started[1]))
     assert [trial.state for trial in study.trials()] == ["pending", "complete", "pending"]
 
 
-def test_an_architecture_is_never_tried_twice(path):
-    study = open_study(path)
+def test_an_architecture_is_never_tried_twice(url):
+    study = open_study(url)
     study.start(FIRST)
     with pytest.raises(ValueError, match="trial 0 already"):
         study.start(FIRST)
     assert len(study.trials()) == 1
 
 
-def test_depth_survives_where_it_is_searched(path):
-    study = open_study(path)
+def test_depth_survives_where_it_is_searched(url):
+    study = open_study(url)
     architectures = [replace(FIRST, num_blocks=blocks) for blocks in (6, 12)]
     for architecture in architectures:
         study.start(architecture)
     assert [trial.architecture for trial in study.trials()] == architectures
 
 
-def test_a_killed_process_leaves_its_trial_pending_under_its_number(new_path):
+@fault(1, "SIGKILL between starting and finishing a trial", "the trial is pending under its number")
+def test_a_killed_process_leaves_its_trial_pending_under_its_number(new_url):
     script = f"""
 import os, signal
 from flashdistill.core.architecture import Architecture
 from flashdistill.core.measurement import Objective
 from flashdistill.exploration.study import Study
-study = Study.open({sqlite_url(new_path)!r}, "search", [Objective("mlm_accuracy", "maximize")], {FACTORS!r})
+study = Study.open({new_url!r}, "search", [Objective("mlm_accuracy", "maximize")], {FACTORS!r})
 study.start(Architecture.parse("{BASELINE}"))
 study.start(Architecture.parse("{FIRST}"))
 os.kill(os.getpid(), signal.SIGKILL)
 """
     killed = subprocess.run([sys.executable, "-c", script], check=False)
     assert killed.returncode == -signal.SIGKILL
-    study = open_study(new_path, expected=2, objectives=OBJECTIVES[:1])
+    study = open_study(new_url, expected=2, objectives=OBJECTIVES[:1])
     assert study.trials() == [
         Trial(0, BASELINE, TrialState.PENDING),
         Trial(1, FIRST, TrialState.PENDING),
@@ -178,14 +228,15 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert [(trial.number, trial.state) for trial in study.trials()] == [(0, "pending"), (1, "complete")]
 
 
-def test_a_kill_while_finishing_does_not_count_half_results(path, monkeypatch):
-    study = open_study(path)
+@fault(1, "break while a trial's results are written", "half results do not count")
+def test_a_kill_while_finishing_does_not_count_half_results(url, monkeypatch):
+    study = open_study(url)
     trial = study.start(BASELINE)
     with monkeypatch.context() as patch:
         patch.setattr(study._study, "tell", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             study.finish(complete(trial, accuracy=0.1))
-    again = open_study(path, expected=1)
+    again = open_study(url, expected=1)
     assert again.trials() == [Trial(0, BASELINE, TrialState.PENDING)]
     finished = complete(trial, accuracy=0.2)
     again.finish(finished)
@@ -193,8 +244,9 @@ def test_a_kill_while_finishing_does_not_count_half_results(path, monkeypatch):
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
-def test_non_finite_values_are_refused_and_the_trial_stays_pending(path, bad):
-    study = open_study(path)
+@fault(6, "NaN or infinity offered to the study", "refused")
+def test_non_finite_values_are_refused_and_the_trial_stays_pending(url, bad):
+    study = open_study(url)
     trial = study.start(BASELINE)
     finished = complete(trial)
     spoiled = [
@@ -209,8 +261,8 @@ def test_non_finite_values_are_refused_and_the_trial_stays_pending(path, bad):
     assert study.trials() == [trial]
 
 
-def test_what_cannot_be_recorded_is_refused(path):
-    study = open_study(path)
+def test_what_cannot_be_recorded_is_refused(url):
+    study = open_study(url)
     trial = study.start(BASELINE)
     with pytest.raises(ValueError, match="cannot finish as pending"):
         study.finish(trial)
@@ -225,12 +277,13 @@ def test_what_cannot_be_recorded_is_refused(path):
         study.finish(complete(trial))
 
 
-def test_optuna_and_its_dashboard_see_a_proper_study(path):
-    study = open_study(path)
+def test_optuna_and_its_dashboard_see_a_proper_study(url):
+    study = open_study(url)
     study.finish(complete(study.start(BASELINE), latency=10.0))
     study.finish(complete(study.start(FIRST), accuracy=0.2, latency=6.0))
     study.finish(replace(study.start(SECOND), state=TrialState.FAILED, reason="diverged"))
-    seen = optuna.load_study(study_name="search", storage=sqlite_url(path))
+    storage = open_storage(url)
+    seen = optuna.load_study(study_name="search", storage=storage)
     assert seen.metric_names == ["mlm_accuracy", "latency_ms"]
     assert [direction.name for direction in seen.directions] == ["MAXIMIZE", "MINIMIZE"]
     assert seen.trials[1].params == dict(zip(FACTORS, FIRST.values(), strict=True))
@@ -241,13 +294,15 @@ def test_optuna_and_its_dashboard_see_a_proper_study(path):
     assert [trial.system_attrs["constraints"] for trial in seen.trials[:2]] == [[0.25], [-0.25]]
     assert seen.trials[2].user_attrs["reason"] == "diverged"
     assert seen.trials[2].state.name == "FAIL"
+    close_storage(storage)
 
 
-def test_a_new_database_is_created_where_none_is_expected(new_path):
-    assert open_study(new_path).trials() == []
-    assert new_path.exists()
+def test_a_new_database_is_filled_where_none_is_expected(new_url):
+    assert open_study(new_url).trials() == []
+    assert open_study(new_url, name="other").trials() == []
 
 
+@fault(5, "study database emptied")
 def test_an_empty_file_is_a_new_database_only_where_none_is_expected(new_path):
     new_path.touch()
     with pytest.raises(RunDirectoryError, match="gone or empty"):
@@ -262,6 +317,7 @@ def filled(path, count=2):
     study.close()
 
 
+@fault(5, "study database deleted")
 def test_a_deleted_database_is_told(path):
     filled(path)
     path.unlink()
@@ -270,6 +326,7 @@ def test_a_deleted_database_is_told(path):
     assert not path.exists(), "no empty study in its place"
 
 
+@fault(5, "study database cut in half")
 def test_a_cut_database_is_told(path):
     filled(path)
     os.truncate(path, path.stat().st_size // 2)
@@ -278,37 +335,40 @@ def test_a_cut_database_is_told(path):
             open_study(path, expected)
 
 
+@fault(5, "study database overwritten")
 def test_a_file_that_is_no_database_is_told(path):
     path.write_bytes(b"not a database" * 1000)
     with pytest.raises(RunDirectoryError, match="not a database"):
         open_study(path)
 
 
-def test_an_older_copy_with_fewer_trials_is_told(path):
-    filled(path)
+@fault(5, "study database replaced by an older copy")
+def test_an_older_copy_with_fewer_trials_is_told(url):
+    filled(url)
     with pytest.raises(RunDirectoryError, match=r"has 2 trials.*has started 3"):
-        open_study(path, expected=3)
+        open_study(url, expected=3)
 
 
-def test_a_database_without_the_study_is_told(path):
-    filled(path)
+@fault(5, "study gone from its database")
+def test_a_database_without_the_study_is_told(url):
+    filled(url)
     with pytest.raises(RunDirectoryError, match="has no study 'other'"):
-        open_study(path, expected=2, name="other")
+        open_study(url, expected=2, name="other")
 
 
-def test_other_objectives_are_told(path):
-    filled(path)
+def test_other_objectives_are_told(url):
+    filled(url)
     for objectives in (OBJECTIVES[::-1], OBJECTIVES[:1], [OBJECTIVES[0], Objective("peak_memory_bytes", "minimize")]):
         with pytest.raises(RunDirectoryError, match="maximize mlm_accuracy, minimize latency_ms"):
-            open_study(path, expected=2, objectives=objectives)
+            open_study(url, expected=2, objectives=objectives)
 
 
-def test_several_studies_share_a_database(path):
-    filled(path)
-    other = open_study(path, name="other")
+def test_several_studies_share_a_database(url):
+    filled(url)
+    other = open_study(url, name="other")
     other.start(SECOND)
     assert [trial.number for trial in other.trials()] == [0]
-    assert len(open_study(path, expected=2).trials()) == 2
+    assert len(open_study(url, expected=2).trials()) == 2
 
 
 def test_a_writer_waits_for_a_lock_of_somebody_else(path):
@@ -342,8 +402,8 @@ def test_a_password_is_never_shown():
     assert "secret" not in str(caught.value)
 
 
-def test_optuna_is_silent(path, capfd, recwarn):
-    study = open_study(path)
+def test_optuna_is_silent(url, capfd, recwarn):
+    study = open_study(url)
     study.finish(complete(study.start(BASELINE)))
     assert capfd.readouterr() == ("", "")
     assert not recwarn.list

@@ -22,6 +22,7 @@ from flashdistill.exploration.space import DesignSpace
 from flashdistill.exploration.storage import sqlite_url
 from flashdistill.exploration.study import Study
 from flashdistill.exploration.warm_start import prior_trials, recorded_trials
+from tests.faults_catalogue import fault
 
 OBJECTIVES = [Objective("mlm_accuracy", "maximize"), Objective("latency_ms", "minimize")]
 NAMES = ("512_128_4_512_4", "128_64_1_384_2", "256_96_4_384_4", "384_64_1_384_2", "384_96_4_640_4", "128_96_4_384_2")
@@ -238,6 +239,7 @@ def test_a_run_without_a_finished_trial_is_refused(make: Make) -> None:
         prior_trials(run)
 
 
+@fault(5, "study database of an earlier run damaged")
 def test_a_damaged_study_is_one_clear_message(make: Make) -> None:
     run = make()
     (run / "study.db").write_bytes(b"no database at all" * 100)

@@ -19,6 +19,7 @@ from flashdistill.hardware.artifacts import (
     read_stream,
     write_stream,
 )
+from tests.faults_catalogue import fault
 
 
 @pytest.fixture(params=["file", "external data", "directory"])
@@ -81,6 +82,7 @@ def test_names_stay_inside(name: str, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@fault(3, "disk full while an export is copied", "told with the path")
 def test_a_full_disk_is_said(artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -16,6 +16,7 @@ from flashdistill.hardware.cache import (
 )
 from flashdistill.hardware.machine import Facts
 from flashdistill.hardware.settings import MeasurementSettings, TargetSettings
+from tests.faults_catalogue import fault
 
 ARCHITECTURE = Architecture(128, 64, 4, 384, 2)
 
@@ -113,6 +114,16 @@ def test_measurements_come_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", '{"latency_ms": {"unknown": 1}}'])
+@fault(4, "kept measurement damaged", "measured again")
 def test_a_damaged_entry_counts_as_absent(damage: str, tmp_path: Path) -> None:
     (tmp_path / "key.json").write_text(damage)
     assert MeasurementCache(tmp_path).get("key") is None
+
+
+@fault(4, "one digit of a kept measurement changed", "measured again")
+def test_a_changed_digit_counts_as_absent(tmp_path: Path) -> None:
+    cache = MeasurementCache(tmp_path)
+    cache.put("key", {"latency_ms": Measurement("latency_ms", 1.25, "ms")})
+    path = tmp_path / "key.json"
+    path.write_text(path.read_text().replace("1.25", "1.35"))
+    assert cache.get("key") is None

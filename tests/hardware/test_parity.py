@@ -19,6 +19,7 @@ from flashdistill.hardware.targets.openvino import OpenVinoTarget
 from flashdistill.models import blocks
 from flashdistill.models.lively_student import lively_student
 from flashdistill.models.onnx_writer import write_onnx
+from tests.faults_catalogue import fault
 
 SETTINGS = TargetSettings(runtime="fake", batch_size=1, sequence_length=64)
 ARCHITECTURE = Architecture(128, 64, 2, 96, 2)
@@ -112,6 +113,7 @@ SERVED = [(OnnxRuntimeTarget, "int8"), (OpenVinoTarget, "int8"), (OpenVinoTarget
 
 @pytest.mark.parametrize("broken", BREAKS, ids=lambda broken: broken.__name__)
 @pytest.mark.parametrize("template", ["autodistill", "mobilebert"])
+@fault(14, "an export that answers otherwise", "refused in every precision")
 def test_a_broken_export_is_refused_in_every_precision(template: str, broken: Callable[[Any, Any], None]) -> None:
     """Without any rounding: what the break alone does is more than any precision is allowed."""
     family = StudentFamily(template, num_blocks=4, vocab_size=VOCAB_SIZE, embedding_size=32, max_positions=64)

@@ -13,6 +13,7 @@ from flashdistill.hardware import protocol
 from flashdistill.hardware.protocol import Comparison, Patience, Timer, compare, log_ratio
 from flashdistill.hardware.settings import MeasurementSettings
 from flashdistill.hardware.statistics import Block, Round, clustered_mean
+from tests.faults_catalogue import fault
 
 
 class Machine:
@@ -107,6 +108,7 @@ def test_more_passes_until_the_tolerance_is_reached() -> None:
     assert not comparison.noisy
 
 
+@fault(17, "processes of different luck (simulated)", "honest interval")
 def test_the_interval_knows_about_luck_that_lasts_as_long_as_a_process() -> None:
     """Many rounds in few processes must not look precise."""
     covered = 0
@@ -172,12 +174,14 @@ def test_a_budget_that_ends_before_there_are_calls_enough_is_said() -> None:
     assert comparison.noisy
 
 
+@fault(17, "budget over before the interval is narrow (simulated)", "marked as noisy")
 def test_an_exhausted_budget_is_said() -> None:
     comparison, *_ = run(Machine(process_spread=0.2), tolerance=0.001, seconds=1e-6)
     assert len(comparison.passes) == protocol.MIN_PASSES
     assert comparison.noisy
 
 
+@fault(17, "another task takes turns in a third of the blocks (simulated)", "interrupted rounds repeated")
 def test_interrupted_rounds_are_repeated_while_patience_lasts() -> None:
     comparison, *_ = run(Machine(interrupt=0.3), patience_seconds=60.0)
     assert comparison.interrupted > 0
@@ -189,6 +193,7 @@ def test_interrupted_rounds_are_repeated_while_patience_lasts() -> None:
     )
 
 
+@fault(17, "another task takes half of all blocks (simulated)", "ratio right by CPU time")
 def test_interrupted_rounds_count_when_patience_is_over() -> None:
     comparison, candidate, _ = run(Machine(interrupt=1.0), patience_seconds=0.0)
     assert comparison.interrupted == 0

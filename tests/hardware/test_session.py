@@ -28,6 +28,7 @@ from flashdistill.hardware.session import MeasurementSession
 from flashdistill.hardware.settings import TargetSettings
 from flashdistill.hardware.statistics import Block
 from flashdistill.testing.fake_target import fake_outputs, write_fake_artifact
+from tests.faults_catalogue import fault
 from tests.progress_doubles import Messages
 
 pytestmark = pytest.mark.usefixtures("few_passes")
@@ -109,12 +110,14 @@ def test_rules_for_stopping_may_change_in_a_study(settings: TargetSettings, refe
     assert MeasurementSession(patient, reference, tmp_path / "work", seed=0).reference_ms == 1.5
 
 
+@fault(14, "a runtime that answers otherwise", "refused")
 def test_wrong_outputs_are_refused(session: MeasurementSession, expected: Expected, tmp_path: Path) -> None:
     wrong = write_fake_artifact(tmp_path / "wrong.json", 100, offset=0.1)
     with pytest.raises(TargetError, match="export: output 0 of c is off by"):
         session.measure("c", wrong, expected)
 
 
+@fault(14, "a model that the runtime refuses", "told with its reason")
 def test_a_model_the_runtime_refuses(session: MeasurementSession, expected: Expected, tmp_path: Path) -> None:
     refused = write_fake_artifact(tmp_path / "refused.json", 100, refuse="operator Foo is unknown")
     with pytest.raises(TargetError, match=r"^export: c: .*operator Foo is unknown"):
@@ -142,6 +145,7 @@ def test_a_runner_that_dies_again_is_a_target_error(
         session.measure("c", artifact, expected)
 
 
+@fault(1, "SIGKILL of the measurement process in a measurement", "measured again")
 def test_a_runner_killed_in_mid_measurement(
     settings: TargetSettings,
     reference: Path,
@@ -235,6 +239,7 @@ def test_serving_many_batches(
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
+@fault(7, "a model that crashes the serving runtime", "that candidate failed")
 def test_a_crash_while_serving(session: MeasurementSession, expected: Expected, tmp_path: Path) -> None:
     artifact = write_fake_artifact(tmp_path / "c.json", 300, crash="infer")
     with (

@@ -25,6 +25,7 @@ from flashdistill.hardware.settings import TargetSettings
 from flashdistill.hardware.ssh import SshHost, remote_command
 from flashdistill.hardware.statistics import Block
 from flashdistill.testing.fake_target import write_fake_artifact
+from tests.faults_catalogue import fault
 
 HOST = "serving-machine"
 
@@ -66,9 +67,20 @@ class TestWords:
         said = subprocess.run(["sh", "-c", remote_command(odd)], capture_output=True, text=True, check=True)
         assert said.stdout.splitlines() == odd[2:]
 
+    @pytest.mark.parametrize("host", ["-oProxyCommand=touch /tmp/harm", "", "a b", "a\nb"])
+    def test_a_host_is_no_option(self, host: str, tmp_path: Path) -> None:
+        with pytest.raises(TargetError, match="is no host"):
+            SshHost(host, "python3", tmp_path, Silent())
+
+    @pytest.mark.parametrize("python", ["-S", "--split-string=touch /tmp/harm", "", "PATH=/tmp/harm", "a\nb"])
+    def test_an_interpreter_is_neither_option_nor_variable(self, python: str, tmp_path: Path) -> None:
+        with pytest.raises(TargetError, match="is no interpreter"):
+            SshHost(HOST, python, tmp_path, Silent())
+
     def test_an_interpreter_may_be_named_from_the_home_directory(self) -> None:
         assert remote_command(["env", "~/my envs/bin/python", "-P"]) == "env ~/'my envs/bin/python' -P"
 
+    @fault(15, "blanks and quotes in a path on another host", "works")
     def test_a_path_with_spaces_and_quotes(self, tmp_path: Path) -> None:
         python = script(tmp_path / "it's here" / "python", f'exec {sys.executable} "$@"')
         with self.connect(tmp_path, str(python)) as host:
@@ -93,6 +105,7 @@ class TestWords:
             host.tidy([])
             assert not Path(there).exists()
 
+    @fault(3, "disk full on another host", "told with the host and the path")
     def test_a_full_disk_there(self, tmp_path: Path) -> None:
         full = '{"error": "no space left on the disk of /x; make room there"}'
         python = script(
@@ -199,6 +212,7 @@ class TestConnection:
         assert sorted(path.name for path in (tmp_path / "work").iterdir()) == ["reference.json", "samples"]
         wait_until(lambda: not remote_processes(ssh_server))
 
+    @fault(1, "SIGKILL of the measurement process on another host", "measured again, or told")
     def test_a_runner_killed_there(
         self,
         session: MeasurementSession,
@@ -234,6 +248,7 @@ class TestConnection:
         with session:
             assert session.measure("c", candidate, expected)["latency_ms"].finite
 
+    @fault(1, "SIGKILL of the coordinator of a measurement on another host", "nothing is left running there")
     def test_a_killed_coordinator_leaves_nothing_running(
         self, settings: TargetSettings, reference: Path, ssh_server: Any, tmp_path: Path
     ) -> None:

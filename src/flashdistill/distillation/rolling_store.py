@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from flashdistill.core.files import writing
 from flashdistill.training.compute import Share
 
 Key = tuple[int, Share]
@@ -58,7 +59,8 @@ class RollingStore:
         elif hidden.nbytes <= self._free_disk:
             self._free_disk -= hidden.nbytes
             path = self._folder() / "{0}-{1.index}-{1.count}".format(*key)
-            hidden.float().cpu().numpy().tofile(path)
+            with writing(path):
+                hidden.float().cpu().numpy().tofile(path)
             self._entries[key] = _Entry(block, path, hidden.shape, hidden.device)
 
     def _drop(self, key: Key) -> None:

@@ -21,6 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from flashdistill.core.files import content_key, read_json, sha256_file, sync_directory, write_json
 from flashdistill.core.progress import Progress
 from flashdistill.core.seeds import derive_seed
+from flashdistill.core.trust import private_directory
 from flashdistill.data.pretraining_data import PretrainingData
 from flashdistill.data.settings import CorpusSettings
 from flashdistill.data.token_cache import TokenisedCorpus, prepare_corpus
@@ -101,7 +102,7 @@ def _sole_builder(directory: Path, compute: Compute, progress: Progress) -> Iter
     if not compute.is_main:
         yield
         return
-    directory.parent.mkdir(parents=True, exist_ok=True)
+    private_directory(directory.parent)
     with directory.with_name(f"{directory.name}.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

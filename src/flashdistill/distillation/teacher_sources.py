@@ -17,6 +17,7 @@ from flashdistill.core.errors import TeacherError
 from flashdistill.core.files import content_key, read_json, sha256_file, write_json
 from flashdistill.core.progress import Progress
 from flashdistill.core.seeds import derive_seed
+from flashdistill.core.trust import private_directory
 from flashdistill.data.readers.base import open_reader
 from flashdistill.data.settings import CorpusSettings
 from flashdistill.data.token_cache import TokenisedCorpus
@@ -197,7 +198,7 @@ def _kept_tokenizer(
     facts = directory / "facts.json"
     if not facts.exists():
         tokenizer, kept = make()
-        directory.mkdir(parents=True, exist_ok=True)
+        private_directory(directory)
         tokenizer.save_pretrained(str(directory))
         write_json(facts, {"kept": None if kept is None else kept.tolist()})
     stored = read_json(facts)["kept"]

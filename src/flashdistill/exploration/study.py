@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import optuna
 from optuna.distributions import BaseDistribution, IntDistribution
 from optuna.exceptions import ExperimentalWarning
+from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
 
@@ -23,8 +24,19 @@ from flashdistill.core.errors import RunDirectoryError
 from flashdistill.core.measurement import Constraint, Goal, Measurement, Objective
 from flashdistill.core.trial import Trial, TrialState
 from flashdistill.exploration.constraints import excess
+from flashdistill.exploration.ownership import Owner, require_owner
 from flashdistill.exploration.records import decode_measurements, encode_measurements, refuse_non_finite
-from flashdistill.exploration.storage import as_user_errors, check_before_opening, open_storage, shown_url
+from flashdistill.exploration.storage import (
+    as_user_errors,
+    check_before_opening,
+    close_storage,
+    open_storage,
+    opening_alone,
+    outlasting,
+    shown_url,
+)
+
+_Result = TypeVar("_Result")
 
 _TO_OPTUNA = {
     TrialState.COMPLETE: OptunaState.COMPLETE,
@@ -54,13 +66,14 @@ class Study:
 
     A trial is started (pending), then finished (complete, infeasible or failed). What a killed
     process left unfinished is pending still, under its number, so a resumed run takes it up
-    again: no trial is lost or counted twice.
+    again: no trial is lost or counted twice. The same holds where a database server restarts in
+    the middle: every operation is repeated until it is done, and looks first whether it is.
     """
 
     def __init__(
         self,
         study: optuna.Study,
-        storage: optuna.storages.BaseStorage,
+        storage: RDBStorage,
         url: str,
         objectives: Sequence[Objective],
         factors: Mapping[str, Sequence[int]],
@@ -84,6 +97,7 @@ class Study:
         factors: Mapping[str, Sequence[int]],
         constraints: Sequence[Constraint] = (),
         expected_trials: int = 0,
+        owner: Owner | None = None,
     ) -> Study:
         """Open the study, or create it where there is none yet.
 
@@ -94,37 +108,36 @@ class Study:
             constraints: shown with each trial; the caller decides what is infeasible.
             expected_trials: how many trials this run is known to have started; with any, a study
                 that is missing or has fewer is an error instead of an empty study.
+            owner: the run that the study is or becomes the property of; None: nobody asks.
 
         Raises:
             RunDirectoryError: the database is missing, damaged, out of reach or shorter than
-                expected, or belongs to a search for other objectives.
+                expected, or belongs to a search for other objectives or to another run.
         """
         check_before_opening(url, expected_trials)
-        with as_user_errors(url), _quiet():
+        with contextlib.ExitStack() as undo, as_user_errors(url), _quiet(), opening_alone(url):
             storage = open_storage(url)
+            undo.callback(close_storage, storage)
             study = _load_or_create(storage, url, name, objectives, expected_trials)
+            if owner is not None:
+                require_owner(study, owner, shown_url(url))
             count = len(study.get_trials(deepcopy=False))
-        if count < expected_trials:
-            raise RunDirectoryError(
-                f"study {name!r} in {shown_url(url)} has {count} trials, but this run has started "
-                f"{expected_trials}: the database was cut or replaced; restore it from a backup, "
-                "or start again in a new output directory"
-            )
+            if count < expected_trials:
+                raise RunDirectoryError(
+                    f"study {name!r} in {shown_url(url)} has {count} trials, but this run has started "
+                    f"{expected_trials}: the database was cut or replaced; restore it from a backup, "
+                    "or start again in a new output directory"
+                )
+            undo.pop_all()
         return cls(study, storage, url, objectives, factors, constraints)
 
     def trials(self) -> list[Trial]:
         """All trials in the order of their numbers; unfinished ones are pending."""
-        with as_user_errors(self.url), _quiet():
-            attributes = self._study.user_attrs
-            return [
-                self._trial(stored, attributes.get(f"{_CONFIRMATIONS}:{stored.number}", ()))
-                for stored in self._study.get_trials(deepcopy=False)
-            ]
+        attributes, stored = self._outlasting(lambda: (self._study.user_attrs, self._stored()))
+        return [self._trial(one, attributes.get(f"{_CONFIRMATIONS}:{one.number}", ())) for one in stored]
 
     def probes(self) -> list[Trial]:
         """What was measured before the search without being trained, in ascending order of the factors."""
-        with as_user_errors(self.url), _quiet():
-            attributes = self._study.user_attrs
         probes = [
             Trial(
                 number=PROBE_NUMBER,
@@ -132,7 +145,7 @@ class Study:
                 state=TrialState.MEASURED,
                 measurements=decode_measurements(measurements),
             )
-            for name, measurements in attributes.items()
+            for name, measurements in self._outlasting(lambda: self._study.user_attrs).items()
             if name.startswith(_PROBE)
         ]
         return sorted(probes, key=lambda probe: probe.architecture.values())
@@ -144,8 +157,8 @@ class Study:
             ValueError: a value is not finite.
         """
         refuse_non_finite(Trial(PROBE_NUMBER, architecture, TrialState.MEASURED, measurements=measurements))
-        with as_user_errors(self.url), _quiet():
-            self._study.set_user_attr(f"{_PROBE}{architecture}", encode_measurements(measurements))
+        encoded = encode_measurements(measurements)
+        self._outlasting(lambda: self._study.set_user_attr(f"{_PROBE}{architecture}", encoded))
 
     def confirm(self, trial: Trial, confirmations: Sequence[Mapping[str, Measurement]]) -> None:
         """Record what further training seeds gave for a complete trial, all of them so far.
@@ -153,15 +166,14 @@ class Study:
         Raises:
             ValueError: the trial is not complete in the study, or a value is not finite.
         """
-        stored = self._found(trial)
+        stored = self._outlasting(lambda: self._find(trial))
         if stored.state is not OptunaState.COMPLETE:
             raise ValueError(f"trial {trial.number} is not complete, so there is nothing to confirm")
         for measurements in confirmations:
             refuse_non_finite(Trial(trial.number, trial.architecture, trial.state, measurements=measurements))
         encoded = [encode_measurements(measurements) for measurements in confirmations]
-        with as_user_errors(self.url), _quiet():
-            # Optuna lets no attribute of a finished trial be changed: these belong to the study.
-            self._study.set_user_attr(f"{_CONFIRMATIONS}:{trial.number}", encoded)
+        # Optuna lets no attribute of a finished trial be changed: these belong to the study.
+        self._outlasting(lambda: self._study.set_user_attr(f"{_CONFIRMATIONS}:{trial.number}", encoded))
 
     def start(self, architecture: Architecture) -> Trial:
         """Record a new pending trial of this architecture.
@@ -169,21 +181,26 @@ class Study:
         Raises:
             ValueError: the study has a trial of this architecture already.
         """
-        for trial in self.trials():
-            if trial.architecture == architecture:
-                raise ValueError(f"{architecture} is trial {trial.number} already ({trial.state})")
+        if (known := self._outlasting(lambda: self._trial_of(architecture))) is not None:
+            raise ValueError(f"{architecture} is trial {known.number} already ({known.state})")
         params, distributions = self._parameters(architecture)
-        with as_user_errors(self.url), _quiet():
-            # One insertion with all parameters: no kill leaves a trial without its architecture.
-            self._study.add_trial(
-                optuna.create_trial(
-                    state=OptunaState.RUNNING,
-                    params=params,
-                    distributions=distributions,
-                    user_attrs={_ARCHITECTURE: str(architecture)},
-                )
-            )
-        return next(trial for trial in self.trials() if trial.architecture == architecture)
+        # One insertion with all parameters: no kill leaves a trial without its architecture.
+        new = optuna.create_trial(
+            state=OptunaState.RUNNING,
+            params=params,
+            distributions=distributions,
+            user_attrs={_ARCHITECTURE: str(architecture)},
+        )
+
+        def insert() -> None:
+            # It is there already if no more than the answer to an earlier attempt was lost.
+            if self._trial_of(architecture) is None:
+                self._study.add_trial(new)
+
+        self._outlasting(insert)
+        started = self._outlasting(lambda: self._trial_of(architecture))
+        assert started is not None
+        return started
 
     def finish(self, trial: Trial) -> None:
         """Record how a pending trial ended, with its measurements and costs.
@@ -198,7 +215,8 @@ class Study:
             raise ValueError(f"trial {trial.number} cannot finish as {trial.state}")
         refuse_non_finite(trial)
         values = self._objective_values(trial) if trial.state is TrialState.COMPLETE else None
-        stored = self._unfinished(trial)
+        if (stored := self._outlasting(lambda: self._find(trial))).state.is_finished():
+            raise ValueError(f"trial {trial.number} is {_state(stored)} already")
         attributes: dict[str, Any] = {
             _STATE: str(trial.state),
             _REASON: trial.reason,
@@ -208,27 +226,39 @@ class Study:
             # The bare numbers once more, for the dashboard's tables and plots.
             **{name: float(measurement.value) for name, measurement in trial.measurements.items()},
         }
-        with as_user_errors(self.url), _quiet():
+        excesses = self._excesses(trial)
+
+        def write() -> None:
+            # It was pending: if it is no more, only the answer to an earlier attempt was lost.
+            if self._find(trial).state.is_finished():
+                return
             for key, value in attributes.items():
                 self._storage.set_trial_user_attr(stored._trial_id, key, value)
-            if excesses := self._excesses(trial):
+            if excesses:
                 self._storage.set_trial_system_attr(stored._trial_id, _CONSTRAINTS, excesses)
             self._study.tell(trial.number, values, _TO_OPTUNA[trial.state])
 
+        self._outlasting(write)
+
     def close(self) -> None:
         """Give back the connection to the database."""
-        self._storage.remove_session()
+        close_storage(self._storage)
 
-    def _found(self, trial: Trial) -> FrozenTrial:
-        stored = {found.number: found for found in self._study.get_trials(deepcopy=False)}.get(trial.number)
+    def _outlasting(self, work: Callable[[], _Result]) -> _Result:
+        """Do what may be repeated, through outages of the server, with failures put as advice."""
+        with as_user_errors(self.url), _quiet():
+            return outlasting(self._storage, self.name, work)
+
+    def _stored(self) -> list[FrozenTrial]:
+        return self._study.get_trials(deepcopy=False)
+
+    def _trial_of(self, architecture: Architecture) -> Trial | None:
+        return next((self._trial(one) for one in self._stored() if _architecture(one) == architecture), None)
+
+    def _find(self, trial: Trial) -> FrozenTrial:
+        stored = {found.number: found for found in self._stored()}.get(trial.number)
         if stored is None or _architecture(stored) != trial.architecture:
             raise ValueError(f"the study has no trial {trial.number} of {trial.architecture}")
-        return stored
-
-    def _unfinished(self, trial: Trial) -> FrozenTrial:
-        stored = self._found(trial)
-        if stored.state.is_finished():
-            raise ValueError(f"trial {trial.number} is {_state(stored)} already")
         return stored
 
     def _objective_values(self, trial: Trial) -> list[float]:
@@ -240,7 +270,7 @@ class Study:
 
     def _excesses(self, trial: Trial) -> list[float]:
         """One number per constraint whose metric was measured; positive where it is broken."""
-        baseline = trial if trial.number == 0 else self._trial(self._study.get_trials(deepcopy=False)[0])
+        baseline = trial if trial.number == 0 else self._trial(self._outlasting(self._stored)[0])
         found = []
         for constraint in self.constraints:
             value, reference = trial.value(constraint.metric), baseline.value(constraint.metric)
@@ -286,7 +316,7 @@ def _state(stored: FrozenTrial) -> TrialState:
 
 
 def _load_or_create(
-    storage: optuna.storages.BaseStorage, url: str, name: str, objectives: Sequence[Objective], expected_trials: int
+    storage: RDBStorage, url: str, name: str, objectives: Sequence[Objective], expected_trials: int
 ) -> optuna.Study:
     # Optuna proposes nothing here; its cheapest sampler keeps `tell` free of side effects.
     sampler = optuna.samplers.RandomSampler(seed=0)

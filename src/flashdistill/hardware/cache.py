@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from flashdistill.core.architecture import Architecture, StudentFamily
-from flashdistill.core.files import content_key, read_json, sync_directory, write_json
+from flashdistill.core.files import content_key, read_sealed_json, sync_directory, write_sealed_json
 from flashdistill.core.measurement import Measurement
+from flashdistill.core.trust import private_directory
 from flashdistill.hardware.machine import Facts
 from flashdistill.hardware.settings import TargetSettings
 
@@ -65,7 +66,7 @@ def cached_artifact(root: Path, key: str, write: Callable[[Path], None], filenam
     final = Path(root, key)
     if (final / filename).exists():
         return final / filename
-    final.parent.mkdir(parents=True, exist_ok=True)
+    private_directory(final.parent)
     temporary = Path(tempfile.mkdtemp(prefix=f".{key}.", dir=final.parent))
     try:
         write(temporary / filename)
@@ -90,13 +91,15 @@ class MeasurementCache:
         self.root = Path(root)
 
     def get(self, key: str) -> dict[str, Measurement] | None:
-        """What was measured under ``key``; None where nothing was, or where the file is unreadable."""
+        """What was measured under ``key``; None where nothing was, or where the file is not what was written."""
         try:
-            stored = read_json(self.root / f"{key}.json")
+            stored = read_sealed_json(self.root / f"{key}.json")
             return {name: Measurement(**value) for name, value in stored.items()}
         except (OSError, ValueError, TypeError, AttributeError):
             return None  # absent or damaged: measuring again is always right
 
     def put(self, key: str, measurements: Mapping[str, Measurement]) -> None:
         """Keep ``measurements``; replaces what was there."""
-        write_json(self.root / f"{key}.json", {name: dataclasses.asdict(value) for name, value in measurements.items()})
+        write_sealed_json(
+            self.root / f"{key}.json", {name: dataclasses.asdict(value) for name, value in measurements.items()}
+        )

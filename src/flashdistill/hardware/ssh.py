@@ -56,12 +56,13 @@ class SshHost(Host):
     """
 
     def __init__(self, host: str, python: str, work_directory: Path, progress: Progress):
+        _require_words(host, python)
         self.place = f"on {host}: "
         self._host, self._python, self._progress = host, python, progress
         self._study = content_key(socket.gethostname(), str(work_directory.resolve()))
         self._agent: Conversation | None = None
         # A directory of its own, private and with a short name: a socket's path is limited to 104 characters.
-        self._directory = Path(tempfile.mkdtemp(prefix="flashdistill-", dir="/tmp"))
+        self._directory = Path(tempfile.mkdtemp(prefix="flashdistill-", dir="/tmp"))  # nosec B108: mkdtemp's names cannot be foreseen
         try:
             self._connect()
         except BaseException:
@@ -184,6 +185,18 @@ class SshHost(Host):
                 f"{python} on {host} is older than Python 3.11; set target.python to an interpreter there that is not"
             )
         return TargetError(f"{python} on {host} cannot run flashdistill (exit status {status}): {words}")
+
+
+def _require_words(host: str, python: str) -> None:
+    """Neither may be read as an option, by ``ssh`` here or by ``env`` there, nor be a variable for ``env``.
+
+    Raises:
+        TargetError: one would be.
+    """
+    if not host or host.startswith("-") or any(c.isspace() or not c.isprintable() for c in host):
+        raise TargetError(f"target.host: {host!r} is no host; write [user@]host as for ssh")
+    if not python or python.startswith("-") or "=" in python or not python.isprintable():
+        raise TargetError(f"target.python: {python!r} is no interpreter; give its name or path on {host}")
 
 
 def remote_command(words: list[str]) -> str:

@@ -15,7 +15,6 @@ import torch
 from torch import nn
 from transformers import (
     MODEL_MAPPING,
-    AutoConfig,
     MobileBertConfig,
     MobileBertForPreTraining,
     MobileBertModel,
@@ -26,7 +25,7 @@ from transformers import (
 from transformers.utils import logging
 
 from flashdistill.core.errors import TargetError, TeacherError
-from flashdistill.models.foreign import check_directory
+from flashdistill.models.foreign import check_directory, read_config
 from flashdistill.models.ib_bert import projects_block_input
 from flashdistill.models.students import STUDENT_CLASSES, no_empty_tensor_warning, project_block_input
 
@@ -42,8 +41,11 @@ def load_student(directory: Path | str) -> MobileBertForPreTraining:
 
     Students of the template ``mobilebert`` load with `transformers` alone; those of the
     template ``autodistill`` need this function.
+
+    Raises:
+        TeacherError: the directory has no usable configuration.
     """
-    config = MobileBertConfig.from_pretrained(str(directory))
+    config = read_config(directory)
     template = "autodistill" if projects_block_input(config) else "mobilebert"
     with no_empty_tensor_warning():
         model = STUDENT_CLASSES[template].from_pretrained(
@@ -102,8 +104,8 @@ def load_encoder(
     """
     try:
         check_directory(Path(directory))
-        config = AutoConfig.from_pretrained(str(directory), trust_remote_code=False, local_files_only=True)
-    except (TeacherError, OSError, ValueError, KeyError) as error:
+        config = read_config(directory)
+    except TeacherError as error:
         raise TargetError(f"cannot load {directory}: {_first_line(error)}") from error
     if config.is_encoder_decoder or type(config) not in MODEL_MAPPING:
         raise TargetError(f"cannot load {directory}: {config.model_type} is not an encoder that transformers knows")

@@ -1,5 +1,9 @@
 """Loading models that others made, or this tool: from a directory, a hub id or a package.
 Weights are safetensors only, and no code from a checkpoint ever runs.
+
+A configuration is taken for data: what could name code to be fetched and run, and what is private
+to `transformers`, is dropped when it is read (`harmless`), so it neither acts here nor is handed on
+with anything that is written.
 """
 
 from __future__ import annotations
@@ -11,11 +15,12 @@ from pathlib import Path
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
-from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
+from transformers import CONFIG_MAPPING, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING
 
 from flashdistill.core.errors import TeacherError
 from flashdistill.core.files import sha256_file
+from flashdistill.core.trust import harmless
 from flashdistill.models.ib_bert import masked_lm_class
 from flashdistill.models.settings import WheelModel
 from flashdistill.models.students import no_empty_tensor_warning
@@ -23,6 +28,7 @@ from flashdistill.models.students import no_empty_tensor_warning
 WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
 HUB_FILES = ["*.json", "*.txt", "*.model", "*.safetensors", "*.md"]
+ADAPTER = "adapter_config.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -41,9 +47,15 @@ def locate(model: str | WheelModel) -> Path:
     if directory.is_dir():
         check_directory(directory)
         return directory
-    if directory.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1:
+    if names_directory(model):
         raise TeacherError(f"teacher.model: there is no directory {model}")
     return _hub_snapshot(model)
+
+
+def names_directory(model: str) -> bool:
+    """Whether a name can only be, or is, that of a directory, and not a hub id."""
+    path = Path(model).expanduser()
+    return path.is_dir() or path.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1
 
 
 def check_directory(directory: Path) -> None:
@@ -58,6 +70,11 @@ def check_directory(directory: Path) -> None:
         json.loads((directory / "config.json").read_text(encoding="utf-8"))
     except ValueError as error:
         raise TeacherError(f"{directory / 'config.json'} is not valid JSON: {error}") from error
+    if (directory / ADAPTER).exists():
+        raise TeacherError(
+            f"{directory} has an {ADAPTER}, which would load another model's weights into this one; merge the adapter "
+            "where you trust it (merge_and_unload, then save_pretrained) and name the merged model"
+        )
     if (directory / WEIGHTS).is_file() or (directory / WEIGHTS_INDEX).is_file():
         return
     pickles = sorted(path.name for pattern in PICKLES for path in directory.glob(pattern))
@@ -71,7 +88,8 @@ def check_directory(directory: Path) -> None:
 
 def _hub_snapshot(model: str) -> Path:
     try:
-        directory = Path(snapshot_download(model, allow_patterns=HUB_FILES))
+        # Whatever its revision holds is data: JSON that is read as such, vocabularies, safetensors.
+        directory = Path(snapshot_download(model, allow_patterns=HUB_FILES))  # nosec B615
     except (OSError, ValueError, HfHubHTTPError) as error:
         raise TeacherError(
             f"teacher.model: {model} is no directory here, and it cannot be fetched from the model hub "
@@ -102,16 +120,34 @@ def _wheel_directory(model: WheelModel) -> Path:
     return directory
 
 
+def read_config(directory: Path | str) -> PretrainedConfig:
+    """The `harmless` configuration in a model's directory.
+
+    Raises:
+        TeacherError: it is missing, damaged, or of a kind that `transformers` has no class for.
+    """
+    path = Path(directory) / "config.json"
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise TeacherError(f"cannot read {path}: {_first_line(error)}") from error
+    kind = raw.get("model_type") if isinstance(raw, dict) else None
+    if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
+        own = " without its own code, which is never run" if isinstance(raw, dict) and "auto_map" in raw else ""
+        raise TeacherError(f"cannot read {path}: the model type {kind!r} is none that transformers has{own}")
+    try:
+        return CONFIG_MAPPING[kind].from_dict(harmless(raw))
+    except Exception as error:  # every family checks its values in its own way
+        raise TeacherError(f"cannot read {path}: {_first_line(error)}") from error
+
+
 def load_config(location: Path) -> PretrainedConfig:
-    """The configuration of a model, without running code that comes with it.
+    """The `harmless` configuration of a model that has a masked-LM form.
 
     Raises:
         TeacherError: the model cannot be found or is of a kind that needs its own code.
     """
-    try:
-        config = AutoConfig.from_pretrained(location, trust_remote_code=False, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise TeacherError(f"cannot read the teacher {location}: {_first_line(error)}") from error
+    config = read_config(location)
     if type(config) not in MODEL_FOR_MASKED_LM_MAPPING:
         raise TeacherError(
             f"the teacher {location} is a {config.model_type} model, which has no masked-LM form in transformers; "

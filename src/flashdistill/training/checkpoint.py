@@ -1,8 +1,9 @@
 """Checkpoints that survive a crash at any moment: safetensors and JSON, never pickle.
 
 A checkpoint is a directory ``step-NNNNNNNN`` with ``tensors.safetensors`` and, written last,
-``manifest.json`` with the SHA-256 of the tensors. A directory without a valid manifest does not
-exist for the reader. The one before is removed only after the new one has been read back.
+``manifest.json`` with the SHA-256 of the tensors and of itself. A directory without a valid
+manifest does not exist for the reader. The one before is removed only after the new one has been
+read back.
 """
 
 from __future__ import annotations
@@ -19,7 +20,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from flashdistill.core.files import atomic_path, read_json, sha256_file, write_json
+from flashdistill.core.files import (
+    WriteError,
+    atomic_path,
+    read_sealed_json,
+    sha256_file,
+    sync_directory,
+    write_sealed_json,
+    writing,
+)
 
 log = logging.getLogger(__name__)
 
@@ -55,23 +64,35 @@ class CheckpointStore:
         return time.monotonic() - self._last_save >= self.every_seconds
 
     def save(self, snapshot: Snapshot) -> None:
-        """Write a checkpoint and drop the ones before it."""
+        """Write a checkpoint and drop the ones before it.
+
+        Raises:
+            WriteError: the disk is full or failing; the checkpoint before is as it was.
+        """
         existing = self._numbers()
         number = (existing[-1] if existing else 0) + 1
         target = self._path(number)
-        shutil.rmtree(target, ignore_errors=True)
-        target.mkdir(parents=True)
-        with atomic_path(target / TENSORS) as temporary:
-            save_file({name: tensor.contiguous() for name, tensor in snapshot.tensors.items()}, temporary)
-        write_json(
-            target / MANIFEST,
-            {"sha256": sha256_file(target / TENSORS), "position": snapshot.position},
-        )
-        if self._read(number) is None:
-            raise OSError(f"the checkpoint {target} did not read back; is the disk full or failing?")
+        try:
+            self._write(target, snapshot)
+            if self._read(number) is None:
+                raise WriteError(f"the checkpoint {target} does not read back as it was written: is the disk failing?")
+        except BaseException:
+            shutil.rmtree(target, ignore_errors=True)  # a part of it only takes space
+            raise
         for old in existing:
             shutil.rmtree(self._path(old), ignore_errors=True)
         self._last_save = time.monotonic()
+
+    def _write(self, target: Path, snapshot: Snapshot) -> None:
+        with writing(target):
+            target.mkdir(parents=True)
+        with atomic_path(target / TENSORS) as temporary:
+            save_file({name: tensor.contiguous() for name, tensor in snapshot.tensors.items()}, temporary)
+        write_sealed_json(
+            target / MANIFEST,
+            {"sha256": sha256_file(target / TENSORS), "position": snapshot.position},
+        )
+        sync_directory(self.directory)
 
     def load_latest(self) -> Snapshot | None:
         """The newest checkpoint that verifies; None if there is none."""
@@ -95,11 +116,11 @@ class CheckpointStore:
     def _read(self, number: int) -> dict[str, Any] | None:
         """The position of a checkpoint whose tensors match their hash; None if damaged."""
         try:
-            manifest = read_json(self._path(number) / MANIFEST)
+            manifest = read_sealed_json(self._path(number) / MANIFEST)
             intact = sha256_file(self._path(number) / TENSORS) == manifest["sha256"]
-        except (OSError, ValueError, KeyError):
+            return manifest["position"] if intact else None
+        except (OSError, ValueError, KeyError, TypeError):
             return None
-        return manifest["position"] if intact else None
 
 
 def module_tensors(modules: Mapping[str, nn.Module]) -> dict[str, torch.Tensor]:

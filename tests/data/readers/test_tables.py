@@ -14,6 +14,7 @@ from flashdistill.data.readers import tables
 from flashdistill.data.readers.tables import TableReader
 from flashdistill.data.settings import Source, TableSource
 from flashdistill.testing.corpus_reader import CorpusReaderConformance
+from tests.faults_catalogue import fault
 
 
 class TestJsonLines(CorpusReaderConformance):
@@ -60,6 +61,7 @@ def file(directory: Path, name: str, text: str) -> Path:
     return path
 
 
+@fault(9, "half a line of JSON")
 def test_half_a_json_line_names_file_and_line(tmp_path: Path) -> None:
     path = file(tmp_path, "a.jsonl", '{"text": "one"}\n\n{"text": "tw')
     with pytest.raises(CorpusError, match=r"a\.jsonl:3: not a complete JSON value"):
@@ -74,6 +76,7 @@ def test_half_a_json_line_names_file_and_line(tmp_path: Path) -> None:
         ("[1, 2]", r"a\.jsonl:1: a list, not a JSON object"),
     ],
 )
+@fault(9, "JSON rows without the column, or of other types")
 def test_bad_json_rows(tmp_path: Path, line: str, message: str) -> None:
     with pytest.raises(CorpusError, match=message):
         read(file(tmp_path, "a.jsonl", line))
@@ -102,11 +105,13 @@ def test_a_csv_cell_may_hold_lines_and_much_text(tmp_path: Path) -> None:
         ("", r"a\.csv:1: no column 'text'"),
     ],
 )
+@fault(9, "CSV with a row too short or an open quote")
 def test_bad_csv(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(CorpusError, match=message):
         read(file(tmp_path, "a.csv", text))
 
 
+@fault(9, "Parquet file cut, or without the column")
 def test_bad_parquet(tmp_path: Path) -> None:
     pq.write_table(pa.table({"body": ["x"] * 100, "id": list(range(100))}), tmp_path / "a.parquet")
     with pytest.raises(CorpusError, match=r"a\.parquet: no column 'text'; present: body, id"):
@@ -123,6 +128,7 @@ def test_unknown_extension_says_what_is_read(tmp_path: Path) -> None:
         read(file(tmp_path, "a.txt", "text"))
 
 
+@fault(9, "a row beyond any document")
 def test_an_enormous_row_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tables, "MAX_ROW_BYTES", 1 << 20)
     path = file(tmp_path, "a.jsonl", '{"text": "one"}\n' + "x" * (3 << 20))

@@ -12,6 +12,7 @@ from flashdistill.data.readers.files import read_pieces
 from flashdistill.data.readers.text_files import MAX_DOCUMENT_CHARACTERS, TextFileReader, divide
 from flashdistill.data.settings import FileSource, Source
 from flashdistill.testing.corpus_reader import CorpusReaderConformance
+from tests.faults_catalogue import fault
 
 
 class TestTextFileReader(CorpusReaderConformance):
@@ -69,6 +70,7 @@ def test_files_are_read_in_order_and_once(tmp_path: Path) -> None:
     assert list(TextFileReader(source).documents()) == list(TextFileReader(source).documents())
 
 
+@fault(9, "missing text")
 def test_empty_match_names_the_glob(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match=r"nowhere/\*\.txt.*matches no file"):
         read(tmp_path / "nowhere" / "*.txt")
@@ -85,6 +87,7 @@ def test_empty_match_names_the_glob(tmp_path: Path) -> None:
         ("Grüße".encode("utf-16"), 0),
     ],
 )
+@fault(9, "bytes that are not UTF-8")
 def test_bad_utf8_names_file_and_offset(tmp_path: Path, data: bytes, offset: int) -> None:
     path = tmp_path / "bad.txt"
     path.write_bytes(data)
@@ -99,6 +102,7 @@ def test_bad_utf8_offset_across_pieces(tmp_path: Path) -> None:
         list(read_pieces(path, piece_bytes=3))
 
 
+@fault(9, "gzip file cut or damaged")
 def test_damaged_gz_names_the_file(tmp_path: Path) -> None:
     packed = gzip.compress(b"Some text to pack. " * 1000)
     for name, data in {
@@ -118,6 +122,7 @@ def test_long_documents_are_divided() -> None:
     assert [len(part) for part in parts] == [MAX_DOCUMENT_CHARACTERS, MAX_DOCUMENT_CHARACTERS, 500_000]
 
 
+@fault(9, "one line of 40 MB")
 def test_memory_is_bounded_for_one_enormous_line(tmp_path: Path) -> None:
     path = tmp_path / "line.txt"
     with path.open("wb") as handle:

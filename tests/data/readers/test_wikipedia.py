@@ -14,6 +14,7 @@ from flashdistill.core.errors import CorpusError
 from flashdistill.data.readers.wikipedia import GensimWikipediaReader, WikipediaDumpReader, articles
 from flashdistill.data.settings import Source, WikipediaDumpSource
 from flashdistill.testing.corpus_reader import CorpusReaderConformance
+from tests.faults_catalogue import fault
 
 HEADER = '<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.10/"><siteinfo/>'
 
@@ -60,6 +61,7 @@ def test_only_articles_are_kept(tmp_path: Path) -> None:
     assert document.startswith("An article. This is a sentence")
 
 
+@fault(9, "Wikipedia dump cut or no dump")
 def test_broken_dumps_are_named(tmp_path: Path) -> None:
     whole = dump(tmp_path / "whole.xml.bz2", *[page(f"{number} {PROSE}") for number in range(50)])
     cut = tmp_path / "cut.xml.bz2"

@@ -21,6 +21,7 @@ from flashdistill.evaluation.finetuning.sentence_recipe import ClassificationRec
 from flashdistill.evaluation.finetuning.sources import locate_source
 from flashdistill.training.compute import Compute
 from tests.evaluation.finetuning.tiny_task import SETTINGS, deliver_student, polarity, save_bert, sentences, strength
+from tests.faults_catalogue import fault
 from tests.progress_doubles import KilledError, Killer
 
 STEPS = 9  # two epochs of 72 rows in batches of 16; the first epoch ends with step 5
@@ -88,6 +89,7 @@ def test_the_seed_decides_and_nothing_else(tmp_path: Path, bert: Path) -> None:
 @pytest.mark.parametrize("at", [1, 4, 5, 6, 9])
 @pytest.mark.parametrize("score", ["last", "best"])
 @pytest.mark.usefixtures("checkpoint_each_step")
+@fault(1, "break of a fine-tuning", "the same scores")
 def test_a_killed_fine_tuning_goes_on_exactly(tmp_path: Path, bert: Path, at: int, score: Any) -> None:
     expected = tune(bert, tmp_path / "whole", score=score)
     with pytest.raises(KilledError):
@@ -100,6 +102,7 @@ def test_a_killed_fine_tuning_goes_on_exactly(tmp_path: Path, bert: Path, at: in
 
 
 @pytest.mark.usefixtures("checkpoint_each_step")
+@fault(1, "break of a fine-tuning's scoring", "scored later")
 def test_an_epoch_whose_scoring_was_killed_is_scored_later(
     tmp_path: Path, bert: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -168,6 +171,7 @@ def test_biases_and_norms_are_not_decayed(tmp_path: Path, bert: Path) -> None:
         assert (id(parameter) in decayed) is not (name.endswith("bias") or "LayerNorm" in name), name
 
 
+@fault(6, "loss of NaN in a fine-tuning", "told with its step")
 def test_divergence_is_told_with_its_step(tmp_path: Path, bert: Path) -> None:
     task = strength()
     assert isinstance(task.train, Sentences)

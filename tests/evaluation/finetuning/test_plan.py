@@ -14,6 +14,7 @@ from flashdistill.evaluation.finetuning.heads import load_finetuned
 from flashdistill.evaluation.finetuning.plan import TuningPlan
 from flashdistill.evaluation.finetuning.settings import FinetuneSettings, Sweep
 from tests.evaluation.finetuning.tiny_task import SETTINGS, polarity, save_bert, strength
+from tests.faults_catalogue import fault
 from tests.progress_doubles import KilledError, Killer
 
 FAST = SETTINGS.model_copy(update={"epochs": 0.5})
@@ -69,6 +70,7 @@ def test_the_sweep_comes_first_and_its_best_is_not_trained_again(
     assert calls[3:] == [(1e-7, 0)]
 
 
+@fault(6, "a seed of a fine-tuning that diverges", "recorded, and the others go on")
 def test_a_divergence_is_recorded_and_the_plan_goes_on(
     tmp_path: Path, models: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from transformers import AutoConfig, PretrainedConfig, PreTrainedTokenizerFast
+from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
 from flashdistill.core.architecture import Architecture, StudentFamily
 from flashdistill.core.errors import InputError, TeacherError
 from flashdistill.core.files import content_key, sha256_file
 from flashdistill.data.tokenizer import load_tokenizer
-from flashdistill.models.foreign import locate
+from flashdistill.models.foreign import locate, read_config
 from flashdistill.models.settings import WheelModel
 from flashdistill.models.students import student_config
 from flashdistill.models.teacher import usable_positions
@@ -69,7 +69,7 @@ def locate_source(source: ModelSource) -> Located:
         else:
             name = source.wheel if isinstance(source, WheelModel) else str(source)
             directory = locate(source if isinstance(source, WheelModel) else str(source))
-            config = _config(directory)
+            config = read_config(directory)
             found = Located(name, directory, config, load_tokenizer(directory), _weights_hash(directory))
     entries, size = len(found.tokenizer), int(found.config.vocab_size)
     if entries > size:
@@ -102,14 +102,6 @@ def _from_scratch(source: FromScratch) -> Located:
     name = f"{source.architecture} from scratch"
     identity = content_key(name, str(source.family), tokenizer.backend_tokenizer.to_str())
     return Located(name, None, student_config(source.architecture, source.family), tokenizer, identity, source)
-
-
-def _config(directory: Path) -> PretrainedConfig:
-    try:
-        return AutoConfig.from_pretrained(str(directory), trust_remote_code=False, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise InputError(f"cannot read the configuration of {directory}: {reason}") from error
 
 
 def _weights_hash(directory: Path) -> str:
