@@ -55,12 +55,14 @@ def killed_the_first_times(times: int, place: Path, number: int, worker: Worker)
 
 
 def train(place: Path, worker: Worker) -> str:
-    """Steps that can be stopped, as a training does it; each is noted in a file."""
+    """Steps that can be stopped, as a training does it; until a file ``enough`` is there."""
     done = int(place.read_text()) if place.exists() else 0
     with postponed_stop() as stop:
         for step in range(done, 10_000):
             time.sleep(0.005)
             write_text(place.with_name("alive"), str(os.getpid()))
+            if place.with_name("enough").exists():
+                break
             if stop:
                 place.write_text(str(step))
                 raise KeyboardInterrupt

@@ -31,7 +31,7 @@ from flashdistill.execution.child import Done, Interrupted, Logged, Told
 from flashdistill.execution.executor import Job, Outcome, ServingExecutor, Surroundings, WorkerLostError
 from flashdistill.execution.processes import GRACE_SECONDS, sigterm_interrupts
 from flashdistill.execution.ray_together import TogetherOrder, do_together
-from flashdistill.execution.ray_worker import Lacks, RayWorker, pack
+from flashdistill.execution.ray_worker import Begins, Lacks, RayWorker, pack
 from flashdistill.execution.reports import Reports
 from flashdistill.execution.settings import ExecutionSettings
 
@@ -45,7 +45,7 @@ _CALLS_AT_A_TIME = 4
 """To an actor: the job, and what must reach it meanwhile."""
 
 _PROMPT_SECONDS = 5.0
-"""In which every actor answers that has a machine yet."""
+"""In which every working actor answers."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,7 @@ class _Running:
     Attributes:
         actor: None where several processes train together.
         messages: a stream of references to what `RayWorker.do` or `do_together` gives.
+        begun: something has come.
         loss: how its worker was lost; empty as long as it is not.
     """
 
@@ -70,6 +71,7 @@ class _Running:
     actor: Any
     messages: Any
     reports: Reports
+    begun: bool = False
     loss: str = ""
 
 
@@ -137,11 +139,12 @@ class RayExecutor(ServingExecutor):
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Of the cluster's workers those on this machine, the driver's."""
-        self._ask_all("suspend", self._node)
+        working = self._working()
+        self._wait_for([actor.suspend.remote(self._node) for actor in working], _PROMPT_SECONDS)
         try:
             yield
         finally:
-            self._ask_all("resume")
+            self._wait_for([actor.resume.remote() for actor in working], _PROMPT_SECONDS)
 
     def close(self) -> None:
         if self._closed:
@@ -149,9 +152,7 @@ class RayExecutor(ServingExecutor):
         self._closed = True
         try:
             self._waiting.clear()
-            stopping = [one.actor.stop.remote() for one in self._running.values() if one.actor is not None]
-            if stopping:
-                self._ray.wait(stopping, num_returns=len(stopping), timeout=GRACE_SECONDS)
+            self._wait_for([actor.stop.remote() for actor in self._working()], GRACE_SECONDS)
         finally:
             for actor in [*self._actors.values(), self._server]:
                 self._give_up(actor)
@@ -229,7 +230,10 @@ class RayExecutor(ServingExecutor):
         except RayError as error:
             one.loss = str(error).partition("\n")[0].rstrip(".") or type(error).__name__
             return None
+        one.begun = True
         match message:
+            case Begins():
+                pass
             case Told() | Logged():
                 one.reports.show(message)
             case Lacks(directories):
@@ -260,11 +264,17 @@ class RayExecutor(ServingExecutor):
             self._packed[directory] = self._ray.put(pack(directory))
         return self._packed[directory]
 
-    def _ask_all(self, method: str, *arguments: Any) -> None:
-        """Call a method of every actor; those that have no machine yet do not answer."""
-        calls = [getattr(actor, method).remote(*arguments) for actor in self._actors.values()]
+    def _working(self) -> list[Any]:
+        """The actors that have a machine and do a job; others would not answer."""
+        return [
+            one.actor
+            for one in self._running.values()
+            if one.actor is not None and (one.begun or self._ray.wait([one.messages], timeout=0)[0])
+        ]
+
+    def _wait_for(self, calls: list[Any], seconds: float) -> None:
         if calls:
-            self._ray.wait(calls, num_returns=len(calls), timeout=_PROMPT_SECONDS)
+            self._ray.wait(calls, num_returns=len(calls), timeout=seconds)
 
 
 def _connect(settings: ExecutionSettings, surroundings: Surroundings) -> tuple[Any, bool]:

@@ -32,6 +32,11 @@ Archive = Mapping[str, bytes]
 
 
 @dataclass(frozen=True)
+class Begins:
+    """Sent first: the worker has a machine."""
+
+
+@dataclass(frozen=True)
 class Lacks:
     """Sent before the work: directories that the job needs and this machine has not."""
 
@@ -70,8 +75,9 @@ class RayWorker:
         self._supplied = threading.Event()
         logging.getLogger().addHandler(Forwarding(self._mail.put))
 
-    def do(self, name: str, work: bytes, needs: tuple[Path, ...]) -> Iterator[Message | Lacks]:
+    def do(self, name: str, work: bytes, needs: tuple[Path, ...]) -> Iterator[Message | Begins | Lacks]:
         """Do a job; gives what it has to say as it goes, at last `Done` or `Interrupted`."""
+        yield Begins()
         if lacking := tuple(path for path in needs if not path.exists()):
             self._supplied.clear()
             yield Lacks(lacking)
