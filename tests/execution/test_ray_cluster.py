@@ -15,6 +15,7 @@ import pytest
 from flashdistill.core.errors import InputError
 from flashdistill.execution import ray_cluster
 from flashdistill.execution.executor import Executor, Job, Surroundings, WorkerLostError
+from flashdistill.execution.ray_connection import compare
 from flashdistill.execution.ray_worker import pack, unpack
 from flashdistill.execution.settings import ExecutionSettings
 from flashdistill.testing.executor_conformance import ExecutorConformance, Shown, square
@@ -122,13 +123,13 @@ def test_too_much_is_asked_for(tmp_path: Path) -> None:
     nodes = [{"Resources": {"CPU": 2.0}}]
     asked = settings(resources_per_training={"num_cpus": 1, "num_gpus": 0.5})
     with pytest.raises(InputError, match="asks for 1 CPUs and 0.5 GPUs, but no machine of the Ray cluster has that; "):
-        ray_cluster._compare(nodes, asked, Surroundings(tmp_path))
+        compare(nodes, asked, Surroundings(tmp_path))
     shown = Shown()
     elsewhere = asked.model_copy(update={"address": "10.0.0.1:6379"})
-    ray_cluster._compare(nodes, elsewhere, Surroundings(tmp_path, shown))
+    compare(nodes, elsewhere, Surroundings(tmp_path, shown))
     assert shown.texts[0].endswith("no machine of the Ray cluster has that now; waiting until one joins")
     nodes.append({"Resources": {"CPU": 8.0, "GPU": 1.0}})
-    ray_cluster._compare(nodes, asked, Surroundings(tmp_path))
+    compare(nodes, asked, Surroundings(tmp_path))
 
 
 def test_several_processes_train_together(executor: ray_cluster.RayExecutor, shown: Shown) -> None:

@@ -13,11 +13,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import logging
-import os
 import pickle
 import signal
-import sys
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -26,10 +23,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flashdistill.core.errors import InputError
 from flashdistill.execution.child import Done, Interrupted, Logged, Told
 from flashdistill.execution.executor import Job, Outcome, ServingExecutor, Surroundings, WorkerLostError
 from flashdistill.execution.processes import GRACE_SECONDS, sigterm_interrupts
+from flashdistill.execution.ray_connection import connect
 from flashdistill.execution.ray_together import TogetherOrder, do_together
 from flashdistill.execution.ray_worker import Begins, Lacks, RayWorker, pack
 from flashdistill.execution.reports import Reports
@@ -88,7 +85,7 @@ class RayExecutor(ServingExecutor):
         """
         self.places = settings.workers
         self._settings, self._surroundings = settings, surroundings
-        self._ray, self._own = _connect(settings, surroundings)
+        self._ray, self._own = connect(settings, surroundings)
         self._former_handler = sigterm_interrupts()
         self.serves = self._ray.cluster_resources().get(SERVING, 0) >= 1
         self._node = self._ray.get_runtime_context().get_node_id()
@@ -275,51 +272,3 @@ class RayExecutor(ServingExecutor):
     def _wait_for(self, calls: list[Any], seconds: float) -> None:
         if calls:
             self._ray.wait(calls, num_returns=len(calls), timeout=seconds)
-
-
-def _connect(settings: ExecutionSettings, surroundings: Surroundings) -> tuple[Any, bool]:
-    """The module ``ray``, connected; and whether the cluster is our own.
-
-    Raises:
-        InputError: see `RayExecutor`.
-    """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anybody
-    os.environ.setdefault("RAY_raylet_start_wait_time_s", "300")  # on a busy machine
-    try:
-        import ray
-    except ImportError:
-        raise InputError(
-            "execution.kind ray needs Ray, which is not installed; pip install 'flashdistill[ray]'"
-        ) from None
-    if ray.is_initialized():
-        return ray, False
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    wanted = settings.resources_per_training
-    if settings.address is None:
-        cpus = max(os.cpu_count() or 1, int(-(-settings.workers * wanted.num_cpus // 1)))
-        # Workers on this machine import what this process does.
-        paths = {"env_vars": {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}}
-        ray.init(num_cpus=cpus, include_dashboard=False, runtime_env=paths, **quiet)
-    else:
-        try:
-            ray.init(address=settings.address, **quiet)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise InputError(f"execution.address: no Ray cluster answers at {settings.address}: {error}") from error
-    _compare(ray.nodes(), settings, surroundings)
-    return ray, settings.address is None
-
-
-def _compare(nodes: list[dict[str, Any]], settings: ExecutionSettings, surroundings: Surroundings) -> None:
-    """Say where no machine of the cluster is large enough, which only one that grows can help.
-
-    Raises:
-        InputError: it is a cluster of this machine alone, which does not grow.
-    """
-    wanted = {"CPU": settings.resources_per_training.num_cpus, "GPU": settings.resources_per_training.num_gpus}
-    if any(all(node["Resources"].get(kind, 0) >= need for kind, need in wanted.items()) for node in nodes):
-        return
-    needs = " and ".join(f"{need:g} {kind}s" for kind, need in wanted.items() if need)
-    problem = f"execution.resources_per_training asks for {needs}, but no machine of the Ray cluster has that"
-    if settings.address is None:
-        raise InputError(f"{problem}; ask for less, or name a cluster with execution.address")
-    surroundings.progress.message(f"{problem} now; waiting until one joins")
