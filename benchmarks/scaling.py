@@ -175,8 +175,9 @@ def draw(record: dict[str, Any], path: Path) -> None:
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     for kind in dict.fromkeys(row["kind"] for row in record["throughput"]):
         rows = [row for row in record["throughput"] if row["kind"] == kind]
-        workers = [row["workers"] for row in rows]
-        left.plot(workers, [row["throughput"] for row in rows], marker="o", label=kind)
+        left.plot([row["workers"] for row in rows], [row["throughput"] for row in rows], marker="o", label=kind)
+    rows = [row for row in record["throughput"] if row["kind"] == record["throughput"][0]["kind"]]
+    workers = [row["workers"] for row in rows]
     left.plot(workers, [row["ideal"] for row in rows], color="0.5", linestyle="--", label="ideal")
     seconds = record["settings"]["mean_recorded_seconds"] * record["settings"]["scale"]
     left.set(xscale="log", yscale="log", xlabel="workers", ylabel="trials per second")

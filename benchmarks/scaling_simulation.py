@@ -113,6 +113,9 @@ class SimulatedBench:
     def at_targets(self, name: str, work: Callable[[Any], Any]) -> Any:
         return work(self)
 
+    def completed(self) -> Outcome:
+        return self.executor.completed()
+
     def work_directory(self, architecture: Architecture, budget: str, repeat: int = 0) -> Path:
         return self.directory.candidate(architecture) / budget
 

@@ -10,8 +10,10 @@ import pytest
 
 from flashdistill import pipeline
 from flashdistill.config import RunConfig, load_config
+from flashdistill.core.files import sha256_file
 from flashdistill.core.progress import Silent
 from flashdistill.core.trial import TrialState
+from flashdistill.delivery.deliver import delivered
 from flashdistill.delivery.record import RunRecord
 from tests.tiny_run import CONFIG, in_directory, write_text
 
@@ -46,8 +48,7 @@ def tiny(output: str, *overrides: str) -> RunConfig:
 def test_a_run_on_two_workers(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "write_report", lambda record, directory: record.save(directory))
     pipeline.run(tiny("inprocess"), Silent())
-    on_ray = "execution={kind: ray, workers: 2, threads: 1, processes_per_training: 2}"
-    pipeline.run(tiny("ray", on_ray), Silent())
+    pipeline.run(tiny("ray", "execution={kind: ray, workers: 2, threads: 1}"), Silent())
     expected, record = (RunRecord.load(place / run) for run in ("inprocess", "ray"))
     assert [trial.number for trial in record.trials] == [0, 1, 2, 3]
     assert {trial.state for trial in record.trials} == {TrialState.COMPLETE}
@@ -56,8 +57,22 @@ def test_a_run_on_two_workers(place: Path, monkeypatch: pytest.MonkeyPatch) -> N
         if trial.architecture in losses:
             assert trial.value("mlm_loss") == losses[trial.architecture]
     assert (place / "ray" / "measurements" / "reference.json").exists(), "the node that serves has measured"
-    assert record.delivered_baseline is not None
-    assert expected.delivered_baseline is not None
-    # Two processes add in another order than one.
-    loss = record.delivered_baseline.measurements["mlm_loss"].value
-    assert loss == pytest.approx(expected.delivered_baseline.measurements["mlm_loss"].value, rel=1e-3)
+    assert {model.directory for model in record.delivered} >= {"models/32_16_2_32_2"}
+    for model in expected.delivered:
+        if (place / "ray" / model.directory).exists():
+            weights = [place / run / model.directory / "model.safetensors" for run in ("inprocess", "ray")]
+            assert sha256_file(weights[0]) == sha256_file(weights[1])
+
+
+@pytest.mark.slow
+def test_two_processes_in_a_regular_distillation(place: Path) -> None:
+    """They share every batch; two add in another order than one."""
+    losses = []
+    for output, execution in (("alone", "{kind: inprocess}"), ("together", "{kind: ray, processes_per_training: 2}")):
+        config = tiny(output, f"execution={execution}")
+        directory = pipeline.distill(config, config.baseline, Silent())
+        assert directory is not None
+        model = delivered(directory)
+        assert model is not None
+        losses.append(model.measurements["mlm_loss"].value)
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)

@@ -184,6 +184,7 @@ class Life:
         baseline = [trials[0]] if settings.include_baseline and trials[0].state is TrialState.COMPLETE else []
         wanted = {trial.architecture: trial.measurements for trial in [*chosen, *baseline]}
         lacking = [one for one in wanted if delivered(self.directory.model(one)) is None]
+        self._teacher_scores()  # reports need them, and soon all workers are busy
         for _, [trained] in Trainings(self.bench).all(map(regular_training, lacking)):
             try:
                 self._deliver(trained, wanted[trained.architecture])

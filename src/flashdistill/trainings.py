@@ -135,7 +135,7 @@ class Trainings:
             InputError, OSError: the run cannot go on (a full disk, say); not the candidates' fault.
         """
         while True:
-            outcome = self._bench.executor.completed()
+            outcome = self._bench.completed()
             name = self._parts.pop(outcome.job.name)
             training, found = self._under_way[name]
             if (

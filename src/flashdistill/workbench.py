@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -29,7 +30,7 @@ from flashdistill.distillation.side_by_side import distill_side_by_side
 from flashdistill.distillation.signals import TeacherSignals, signals_name
 from flashdistill.distillation.teacher_preparation import PreparedTeacher
 from flashdistill.distillation.teacher_sources import TeacherReport
-from flashdistill.execution.executor import Executor, Job, ServingExecutor, Worker
+from flashdistill.execution.executor import Executor, Job, Outcome, ServingExecutor, Worker
 from flashdistill.execution.inprocess import InProcessExecutor
 from flashdistill.models.foreign import load_config, load_masked_lm, locate
 from flashdistill.models.parameter_count import count_parameters
@@ -90,6 +91,7 @@ class Workbench:
         if not self.executor.apart:  # otherwise it is needed where the workers are
             self.prepared.teacher.to(self.compute.device)
         self._signals: dict[tuple[str, int], TeacherSignals] = {}
+        self._early: deque[Outcome] = deque()
 
     def num_parameters(self, architecture: Architecture) -> int:
         """Parameters of the encoder; pooler and heads are not counted."""
@@ -108,9 +110,16 @@ class Workbench:
         return Job(name, partial(_work_here, self, work))
 
     def have_done(self, name: str, work: Callable[[Workbench], Any]) -> Any:
-        """The result of a `job` that nothing else runs beside; raises what the work raises."""
-        self.executor.submit(self.job(name, work))
-        return self.executor.completed().get()
+        """The result of a `job`, for which the caller waits; raises what the work raises."""
+        job = self.job(name, work)
+        self.executor.submit(job)
+        while (outcome := self.executor.completed()).job is not job:
+            self._early.append(outcome)
+        return outcome.get()
+
+    def completed(self) -> Outcome:
+        """The next outcome of any other job."""
+        return self._early.popleft() if self._early else self.executor.completed()
 
     def at_targets(self, name: str, work: Callable[[Workbench], Any], needs: tuple[Path, ...] = ()) -> Any:
         """Do work that measures or serves, where the targets are; its result, or raises what it raises.

@@ -132,6 +132,7 @@ def test_too_much_is_asked_for(tmp_path: Path) -> None:
     compare(nodes, asked, Surroundings(tmp_path))
 
 
+@pytest.mark.slow
 def test_several_processes_train_together(executor: ray_cluster.RayExecutor, shown: Shown) -> None:
     """Two add up 1 and their rank; what the first says is shown."""
     shown.texts.clear()
