@@ -1,17 +1,19 @@
-# make quickstart | test | check. The virtual environment is made on first use.
+# make quickstart | test | check | reproduce. The virtual environment is made on first use.
 
 PYTHON ?= python3
 VENV ?= .venv
+SCALE ?= mini
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test check
+.PHONY: help quickstart test check reproduce
 
 help:
 	@echo "make quickstart   install, then run configs/quickstart.yaml (under 10 minutes on two cores)"
 	@echo "make test         install with the development tools, then run the tests, one process per core"
 	@echo "make check        lint, formatting, types, import layers"
+	@echo "make reproduce    the paper's tables and figures at SCALE: mini (about an hour on two cores), small, paper"
 	@echo
 	@echo "Variables: PYTHON (a Python 3.11 or newer, now $(PYTHON)), VENV (now $(VENV))"
 
@@ -28,6 +30,9 @@ check: $(VENV)/.dev
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
+reproduce: $(VENV)/.reproduce
+	$(BIN)/python -m reproduce --scale $(SCALE)
+
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "Python 3.11 or newer is needed; name one, as in: make PYTHON=python3.12" >&2; exit 1; }
@@ -40,6 +45,10 @@ $(VENV)/.torch: constraints.txt | $(BIN)/python
 
 $(VENV)/.quickstart: $(VENV)/.torch pyproject.toml
 	$(INSTALL) -c constraints.txt -e ".[quickstart]"
+	@touch $@
+
+$(VENV)/.reproduce: $(VENV)/.torch pyproject.toml
+	$(INSTALL) -c constraints.txt -e ".[quickstart,tasks]"
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.torch pyproject.toml

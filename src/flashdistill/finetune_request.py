@@ -16,7 +16,7 @@ from flashdistill.config import RunConfig
 from flashdistill.core.errors import ConfigError, InputError
 from flashdistill.core.section_check import checked_fields
 from flashdistill.core.yaml_source import Origin, YamlSource
-from flashdistill.evaluation.finetuning.settings import FinetuneSettings
+from flashdistill.evaluation.finetuning.settings import USUAL_LENGTH, FinetuneSettings
 from flashdistill.hardware.settings import TargetSettings
 from flashdistill.training.settings import TrainingSettings
 
@@ -32,8 +32,12 @@ class FinetuneRequest(FinetuneSettings):
 
     @property
     def shape(self) -> TargetSettings:
-        """The target in the task's shape: sequences of ``max_length``."""
-        return self.target.model_copy(update={"sequence_length": self.max_length})
+        """The target in the task's shape: sequences of ``max_length``, or of the usual length of a sentence task."""
+        return self.shape_of(self.max_length or USUAL_LENGTH["classification"])
+
+    def shape_of(self, tokens: int) -> TargetSettings:
+        """The target with sequences of so many tokens: those that a fine-tuning's settings have."""
+        return self.target.model_copy(update={"sequence_length": tokens})
 
     @classmethod
     def of_run(cls, config: RunConfig) -> FinetuneRequest:

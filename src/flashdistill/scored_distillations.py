@@ -2,7 +2,8 @@
 
 A search trains what it proposes and a run delivers what it selects; audits and the paper's tables
 train whatever they compare, under any budget and seed. Here a training is done once, whoever asks
-for it: what has a file is not trained again, and a killed one goes on from its checkpoint.
+for it: what has a file is not trained again, and a killed one goes on from its checkpoint. Students
+of regular distillation keep their weights, because their tasks come later.
 """
 
 from __future__ import annotations
@@ -25,8 +26,12 @@ from flashdistill.distillation.inspection import SHARES
 from flashdistill.distillation.settings import DistillationSettings
 from flashdistill.interim import InterimJudge
 from flashdistill.ledger import Ledger
+from flashdistill.models.delivered import save_student
 from flashdistill.scoring import held_out_scores
 from flashdistill.workbench import Workbench
+
+STUDENT = "student"
+"""In the working directory of a regular distillation: its student, as `models.delivered` reads it."""
 
 
 @dataclass(frozen=True)
@@ -75,20 +80,19 @@ class ScoredDistillations:
         *,
         repeat: int = 0,
         on_the_way: bool = False,
+        with_weights: bool = False,
         settings: DistillationSettings | None = None,
     ) -> dict[Architecture, ScoredDistillation]:
         """Train what has not been trained yet, as many side by side as the search does.
 
-        A failed one is not tried again.
+                A failed one is not tried again.
 
-        Args:
-            budget: ``flash`` or ``regular``, or another name with its ``settings``.
-            repeat: which training seed.
-            on_the_way: score students in the middle of their flash distillation, too; without the
-                scores on the way, one is trained again.
-
-        Raises:
-            InputError, OSError: the run cannot go on (a full disk, say).
+                Args:
+                    budget: ``flash`` or ``regular``, or another name with its ``settings``.
+                    repeat: which training seed.
+                    on_the_way: score students in the middle of their flash distillation, too; without the
+        X:
+                    InputError, OSError: the run cannot go on (a full disk, say).
         """
         config = self._bench.config
         settings = settings or (config.flash if budget == "flash" else config.regular)
@@ -96,7 +100,9 @@ class ScoredDistillations:
         missing = [
             architecture
             for architecture, found in known.items()
-            if found is None or (on_the_way and not found.failure and not found.looked_at)
+            if found is None
+            or (on_the_way and not found.failure and not found.looked_at)
+            or (with_weights and not found.failure and not self.student(architecture, repeat).is_dir())
         ]
         together = config.flash.students_per_teacher
         for first in range(0, len(missing), together):
@@ -115,6 +121,10 @@ class ScoredDistillations:
             return None
         found = decode(ScoredDistillation, read_json(path))
         return found if settings is None or found.steps == self._steps(architecture, settings) else None
+
+    def student(self, architecture: Architecture, repeat: int = 0) -> Path:
+        """Where the weights of a regular distillation are, once it has its scores."""
+        return self._bench.work_directory(architecture, "regular", repeat) / STUDENT
 
     def architectures(self, budget: str) -> list[Architecture]:
         """Those that were trained under a budget with the first seed, in ascending order of the factors."""
@@ -141,12 +151,22 @@ class ScoredDistillations:
         for index, (architecture, result) in enumerate(zip(architectures, results, strict=True)):
             scores, failure = self._scores(result, costs[index])
             self._ledger.charge(costs[index], self._charged_as)
+            if isinstance(result, Distilled) and budget == "regular" and not failure:
+                self._keep_weights(result, self.student(architecture, repeat))
             work = self._bench.work_directory(architecture, budget, repeat)
             shutil.rmtree(work / "checkpoints", ignore_errors=True)
             curve = judges[index].curve if judges else {}
             steps = self._steps(architecture, settings)
             found.append(ScoredDistillation(architecture, budget, repeat, steps, scores, curve, costs[index], failure))
         return found
+
+    def _keep_weights(self, distilled: Distilled, directory: Path) -> None:
+        """Write the student so that ``directory`` is complete or absent."""
+        begun = directory.with_name(f".{directory.name}.work")
+        for leftover in (begun, directory):
+            shutil.rmtree(leftover, ignore_errors=True)
+        save_student(distilled.student, self._bench.prepared.tokenizer, begun)
+        begun.rename(directory)
 
     def _scores(self, result: Distilled | Exception, costs: dict[str, float]) -> tuple[dict[str, Measurement], str]:
         """The scores, or why there are none."""

@@ -86,8 +86,12 @@ def pretraining_accuracy(
             taught, _ = teacher(batch)
             add("teacher_agreement", top_match(mlm_logits, taught), sequences, count)
             add("teacher_kl", divergence(mlm_logits, taught), sequences, count)
-    results = {name: ratio.measurement(name) for name, ratio in ratios.items()}
-    return results | {"perplexity": perplexity(results["mlm_loss"])}
+    results: dict[str, Measurement] = {}
+    for name, ratio in ratios.items():
+        results[name] = ratio.measurement(name)
+        if name == "mlm_loss":
+            results["perplexity"] = perplexity(results[name])
+    return results
 
 
 def perplexity(loss: Measurement) -> Measurement:

@@ -14,7 +14,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING
 
-from flashdistill.core.errors import TeacherError
+from flashdistill.core.errors import TeacherError, first_line
 from flashdistill.core.files import sha256_file
 from flashdistill.models.ib_bert import masked_lm_class
 from flashdistill.models.settings import WheelModel
@@ -75,7 +75,7 @@ def _hub_snapshot(model: str) -> Path:
     except (OSError, ValueError, HfHubHTTPError) as error:
         raise TeacherError(
             f"teacher.model: {model} is no directory here, and it cannot be fetched from the model hub "
-            f"({_first_line(error)}); check the name and the connection, or give a directory"
+            f"({first_line(error)}); check the name and the connection, or give a directory"
         ) from error
     check_directory(directory)
     return directory
@@ -111,7 +111,7 @@ def load_config(location: Path) -> PretrainedConfig:
     try:
         config = AutoConfig.from_pretrained(location, trust_remote_code=False, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
-        raise TeacherError(f"cannot read the teacher {location}: {_first_line(error)}") from error
+        raise TeacherError(f"cannot read the teacher {location}: {first_line(error)}") from error
     if type(config) not in MODEL_FOR_MASKED_LM_MAPPING:
         raise TeacherError(
             f"the teacher {location} is a {config.model_type} model, which has no masked-LM form in transformers; "
@@ -144,11 +144,11 @@ def load_masked_lm(location: Path, config: PretrainedConfig) -> tuple[PreTrained
                 dtype=torch.float32,
             )
         except (OSError, ValueError, RuntimeError) as error:
-            raise TeacherError(f"cannot load the teacher {location}: {_first_line(error)}") from error
+            raise TeacherError(f"cannot load the teacher {location}: {first_line(error)}") from error
         except Exception as error:  # safetensors raises its own type for a damaged file
             if type(error).__name__ != "SafetensorError":
                 raise
-            raise TeacherError(f"the weights of the teacher {location} are damaged: {_first_line(error)}") from error
+            raise TeacherError(f"the weights of the teacher {location} are damaged: {first_line(error)}") from error
     prefix = f"{model.base_model_prefix}."
     missing = set(info["missing_keys"])
     missing_body = sorted(key for key in missing if key.startswith(prefix))
@@ -158,7 +158,3 @@ def load_masked_lm(location: Path, config: PretrainedConfig) -> tuple[PreTrained
             "they do not belong to its config.json"
         )
     return model, not any(not key.startswith(prefix) for key in missing)
-
-
-def _first_line(error: Exception) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__).strip()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from flashdistill.core.errors import InputError
-from flashdistill.data.tasks import packaged
+from flashdistill.data.tasks import packaged_news, packaged_wikipedia
 from flashdistill.data.tasks.loading import load_task
 from flashdistill.data.tasks.settings import TaskSettings
 from flashdistill.data.tasks.task import Rows, Sentences, Task
@@ -33,7 +33,7 @@ def splits(task: Task) -> list[Sentences]:
 @pytest.fixture
 def news(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A small package of articles, two of each topic alike, in place of the real one."""
-    home = tmp_path / packaged.NEWS_PACKAGE
+    home = tmp_path / packaged_news.PACKAGE
     for topic in TOPICS:
         directory = home / "bbcnews" / "data" / topic
         directory.mkdir(parents=True)
@@ -45,7 +45,7 @@ def news(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     found = SimpleNamespace(origin=str(home / "__init__.py"))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: found)
     paths = sorted((home / "bbcnews" / "data").glob("*/*.txt"), key=lambda path: path.as_posix())
-    monkeypatch.setattr(packaged, "NEWS_SHA256", packaged.articles_hash(paths))
+    monkeypatch.setattr(packaged_news, "SHA256", packaged_news.articles_hash(paths))
     return home
 
 
@@ -99,7 +99,7 @@ def test_files_of_ones_own_are_no_packaged_task() -> None:
         load_task(TaskSettings(name="news-topics", data="x.csv"), 0)
 
 
-@pytest.mark.skipif(importlib.util.find_spec(packaged.NEWS_PACKAGE) is None, reason="needs the extra tasks")
+@pytest.mark.skipif(importlib.util.find_spec(packaged_news.PACKAGE) is None, reason="needs the extra tasks")
 def test_the_real_articles() -> None:
     task = load("news-topics")
     assert task.labels == ("business", "entertainment", "politics", "sports", "tech")
@@ -121,8 +121,8 @@ def test_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
     documents = [
         " ".join(f"Sentence number {row} of the article {article} ends." for row in range(12)) for article in range(30)
     ]
-    monkeypatch.setattr(packaged, "_package", lambda name, extra: Path())
-    monkeypatch.setattr(packaged.GensimWikipediaReader, "documents", lambda self: iter(documents))
+    monkeypatch.setattr(packaged_wikipedia, "installed_package", lambda name, extra: Path())
+    monkeypatch.setattr(packaged_wikipedia.GensimWikipediaReader, "documents", lambda self: iter(documents))
     task = load("wikipedia-neighbours")
     assert task.labels == ("elsewhere", "follows")
     assert "has seen the articles" in task.notes[0]

@@ -34,6 +34,7 @@ TASKS = {
     "news-topics": _PACKAGED,
     "news-headlines": _PACKAGED,
     "wikipedia-neighbours": _PACKAGED,
+    "wikipedia-cloze": _PACKAGED,
     "movie-polarity": _PACKAGED,
 }
 """The public tasks by name. A task with a ``kind`` is the user's own, whatever its name."""
