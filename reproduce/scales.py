@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,36 @@ class TeacherShape:
 
 
 @dataclass(frozen=True)
+class FineTuning:
+    """How students, baseline and teacher are fine-tuned for a table.
+
+    Attributes:
+        section: the configuration's section ``finetune``; its ``seeds`` are those of the best student and
+            of its control, the same architecture from scratch.
+        seeds: of the other students, of the teacher, and of learning from the fine-tuned teacher.
+        teacher: settings in which the teacher's fine-tuning differs: it is larger and was trained longer.
+    """
+
+    section: str
+    seeds: tuple[int, int, int]
+    teacher: Mapping[str, float] = field(default_factory=dict)
+
+
+_GLUE = FineTuning(
+    "finetune={tasks: [cola, mnli, mrpc, qnli, qqp, rte, sst2, stsb], seeds: 5, learning_rate: 1.0e-4, epochs: 5}",
+    (3, 3, 3),
+    {"learning_rate": 3e-5, "epochs": 3},
+)
+"""Without WNLI, which the paper and most others leave out."""
+
+_SQUAD = FineTuning(
+    "finetune={tasks: [squad], seeds: 5, learning_rate: 1.0e-4, epochs: 5}",
+    (3, 2, 3),
+    {"learning_rate": 3e-5, "epochs": 3},
+)
+
+
+@dataclass(frozen=True)
 class Scale:
     """How large everything is.
 
@@ -69,6 +99,7 @@ class Scale:
         flops_per_s: what a machine is taken to sustain in such trainings, for estimates; far below
             its peak, because students this narrow fill no matrix unit.
         heavy: whether it needs machines that a script must not take by mistake.
+        finetuning: by table.
     """
 
     name: str
@@ -81,6 +112,7 @@ class Scale:
     teacher: TeacherShape
     flops_per_s: float
     heavy: bool = False
+    finetuning: Mapping[str, FineTuning] = field(default_factory=dict)
 
     def load(self, overrides: Sequence[str] = ()) -> RunConfig:
         """The configuration.
@@ -129,6 +161,20 @@ SCALES = {
         audited=16,
         teacher=TeacherShape(6, 384, 1536, 4096),
         flops_per_s=2e10,
+        finetuning={
+            "table3": FineTuning(
+                "finetune={tasks: [{name: wikipedia-neighbours, max_train_rows: 1500, max_evaluation_rows: 600}, "
+                "news-topics, news-headlines], seeds: 5, learning_rate: 2.0e-3, epochs: 4, max_length: 64}",
+                (2, 1, 3),
+                {"learning_rate": 1e-4, "epochs": 2},
+            ),
+            "table4": FineTuning(
+                "finetune={tasks: [{name: wikipedia-cloze, max_train_rows: 1000, max_evaluation_rows: 400}], seeds: 5, "
+                "learning_rate: 2.0e-3, epochs: 4, max_length: 192}",
+                (2, 1, 3),
+                {"learning_rate": 1e-4, "epochs": 2},
+            ),
+        },
     ),
     "small": Scale(
         name="small",
@@ -155,6 +201,7 @@ SCALES = {
         audited=24,
         teacher=TeacherShape(6, 384, 1536, 8192),
         flops_per_s=5e12,
+        finetuning={"table3": _GLUE, "table4": _SQUAD},
     ),
     "paper": Scale(
         name="paper",
@@ -173,6 +220,7 @@ SCALES = {
         teacher=TeacherShape(12, 768, 3072, 30522),  # BERT_BASE (Devlin et al. 2019)
         flops_per_s=1e14,
         heavy=True,
+        finetuning={"table3": _GLUE, "table4": _SQUAD},
     ),
 }
 
@@ -221,15 +269,18 @@ def results_directory(given: argparse.Namespace) -> Path:
     return given.output or ROOT / "reproduce" / "results" / given.scale
 
 
-def configuration(given: argparse.Namespace) -> RunConfig:
+def configuration(given: argparse.Namespace, own: Sequence[str] = ()) -> RunConfig:
     """The scale's configuration, working in ``--work``.
+
+    Args:
+        own: overrides of the script itself, before those that are given.
 
     Raises:
         SystemExit: it is not valid.
     """
     work = given.work or Path("runs") / f"reproduce-{given.scale}"
     try:
-        return SCALES[given.scale].load([*given.overrides, f"output={work}"])
+        return SCALES[given.scale].load([*own, *given.overrides, f"output={work}"])
     except FlashDistillError as error:
         raise SystemExit(f"error: {error}") from None
 

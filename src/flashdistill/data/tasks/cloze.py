@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence, Set
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -87,7 +87,11 @@ def common_words(articles: Sequence[Sequence[str]]) -> frozenset[str]:
 
 
 def cloze_questions(
-    article: str, sentences: Sequence[str], common: Collection[str], usable: Set[int], random: np.random.Generator
+    article: str,
+    sentences: Sequence[str],
+    common: Collection[str],
+    usable: Collection[int],
+    random: np.random.Generator,
 ) -> Iterator[Question]:
     """At most one question for each sentence that has enough usable sentences before it.
 
@@ -102,7 +106,7 @@ def cloze_questions(
     for row, side in ((row, side) for row in range(len(sentences)) for side in ("before", "after")):
         first = row - CONTEXT_SENTENCES if side == "before" else row + 1
         shown = range(first, first + CONTEXT_SENTENCES)
-        if not usable.issuperset((row, *shown)):
+        if not all(one in usable for one in (row, *shown)):
             continue
         told = {word for one in shown for word in words(sentences[one])}
         candidates = [span for one in shown for span in by_row[one]]

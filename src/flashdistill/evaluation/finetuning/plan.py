@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +117,7 @@ class TuningPlan:
             KeyboardInterrupt: the process was asked to stop; the same call goes on later.
         """
         compute, progress = compute or Compute(), progress or Silent()
-        located = {name: locate_source(source) for name, source in self.models.items()}
+        located = {name: replace(locate_source(source), name=name) for name, source in self.models.items()}
         suited: dict[tuple[str, str], TuningSettings] = {}
         for name, model in located.items():
             for task in self.tasks:
