@@ -51,7 +51,8 @@ def cost_lines(scale: Scale, config: RunConfig, part: FineTuning) -> list[str]:
     lines = plan_lines(scale, config, [Demand("Table 2, regular", scale.students, config.regular)])
     others, teachers, two_stage = part.seeds
     # All students cost about what the baseline costs; the best one is trained by itself, from scratch, and taught.
-    trainings = others * (len(scale.students) - 1) + 2 * config.finetune.seeds + two_stage
+    students = min(part.students or len(scale.students), len(scale.students) - 1)
+    trainings = others * students + 2 * config.finetune.seeds + two_stage
     total = 0.0
     for settings in config.finetune.tasks:
         task = _rows(settings, config.seed)

@@ -105,7 +105,7 @@ def results(place: Place, part: FineTuning, tasks: Sequence[Task]) -> Found:
     Raises:
         DivergedError: no student has come through its distillation.
     """
-    matrix = Matrix(place, part, tasks, _rows(place))
+    matrix = Matrix(place, part, tasks, _rows(place, part.students))
     done = matrix.run()
     scores = judged(done.scores, tasks)
     rows, best = matrix.rows, matrix.named("best")
@@ -155,7 +155,7 @@ def chance(task: Task) -> float | None:
     return float(np.mean(judged_on.labels == np.bincount(task.train.labels).argmax()))
 
 
-def _rows(place: Place) -> list[Row]:
+def _rows(place: Place, students_at_most: int | None) -> list[Row]:
     """The teacher, then the students by masked-word accuracy with what is made of the best, then the baseline."""
     bench, baseline = place.bench, place.scale.students[0]
     trained = place.store.score(place.scale.students, "regular", with_weights=True)
@@ -167,6 +167,7 @@ def _rows(place: Place) -> list[Row]:
     def row(one: Architecture, role: Role) -> Row:
         return Row(str(one), role, place.store.student(one), bench.num_parameters(one), accuracy[one])
 
+    students = students[:students_at_most]
     best = row(students[0], "best")
     source = bench.prepared.directory or bench.config.teacher.model
     assert source is not None

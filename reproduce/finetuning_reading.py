@@ -85,7 +85,7 @@ def _panel(axes: Axes, found: Found, key: Key) -> None:
     if level is not None and metric == "accuracy":
         axes.axvline(factor * level, color=MUTED, lw=0.9, ls=(0, (4, 3)), zorder=1)
         axes.annotate(
-            "commonest class",
+            "always the commonest class",
             (factor * level, 1.0),
             xycoords=("data", "axes fraction"),
             xytext=(3, -2),

@@ -34,9 +34,9 @@ def claim(found: Found) -> str:
     if sides is None:
         verdict = "Whether students beat the baseline is not known from these seeds."
     elif sides["ahead"]:
-        verdict = f"Here {len(sides['ahead'])} are for certain, which agrees" + (
-            "." if not (sides["behind"] or sides["level"]) else " in part."
-        )
+        ahead = len(sides["ahead"])
+        in_part = " in part" if sides["behind"] or sides["level"] else ""
+        verdict = f"Here {ahead} {'is' if ahead == 1 else 'are'} for certain, which agrees{in_part}."
     else:
         verdict = "Here none is for certain, which does not agree."
     return (

@@ -50,9 +50,7 @@ def test_a_dry_run_starts_no_search(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert not (tmp_path / "new").exists()
 
 
-def test_one_failure_does_not_keep_the_others_from_their_turn(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_one_failure_does_not_keep_the_others_from_their_turn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="failed: figure5; the same command"):
         called(monkeypatch, "--output", str(tmp_path), status={"figure5": 1})
     assert (tmp_path / everything.COLLECTION).is_file()

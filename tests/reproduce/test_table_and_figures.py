@@ -106,12 +106,18 @@ def test_what_the_table_says_follows_from_its_numbers() -> None:
     assert (
         "After regular distillation more accurate than the baseline are 1 (b), less accurate 1 (c), within what" in text
     )
-    assert "here 1 (b) do, which agrees in part" in text
+    assert "here 1 (b) do by their means, 1 (b) of them by more than seeds change, which agrees in part" in text
     assert "tau 1.00" in text
     better = copy.deepcopy(TABLE)
     for one in better["rows"][1:]:
         one |= {"latency_ratio_interval": [0.7, 0.8], "regular_accuracy": [0.25]}
-    assert "here 3 (b, c and d) do, which agrees." in table2.paragraph(better)
+    assert "here 3 (b, c and d) do by their means" in table2.paragraph(better)
+    assert "by more than seeds change, which agrees." in table2.paragraph(better)
+    hardly = copy.deepcopy(TABLE)
+    hardly["rows"][1]["regular_accuracy"] = [0.2001]
+    assert "1 (b) do by their means, none of them by more than seeds change, so this is open" in table2.paragraph(
+        hardly
+    )
 
 
 def test_sizes_are_compared_at_full_width_only() -> None:

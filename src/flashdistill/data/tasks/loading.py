@@ -78,7 +78,7 @@ def _read(settings: TaskSettings) -> RawTask:
     try:
         read: Callable[[TaskSettings], RawTask] = load(TASKS, settings.name, "task")
     except ValueError as error:
-        raise InputError(f"{error}. For a task of your own set kind and data") from error
+        raise InputError(f"{error}; for a task of your own set kind and data") from error
     return read(settings)
 
 
