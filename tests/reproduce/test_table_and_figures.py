@@ -143,10 +143,12 @@ def test_sizes_are_compared_at_full_width_only() -> None:
 def test_what_figure_5_says(
     means: tuple[float, ...], times: tuple[float, ...], taus: tuple[float, ...], agreeing: int
 ) -> None:
-    text = figure5.paragraph({"mean_accuracy": means, "time_share": times, "tau": taus, "students": ["a", "b"]})
+    found = {"mean_accuracy": means, "time_share": times, "tau": taus, "students": ["a", "b"], "spread": 0.0125}
+    text, apart = figure5.paragraph(found).split(". After all steps ")
     agreement, difference = text.split("In agreement with it: ")[1].split(". Not so: ")
     assert (agreement == "nothing") == (agreeing == 0)
-    assert (difference == "nothing.") == (agreeing == 3)
+    assert (difference == "nothing") == (agreeing == 3)
+    assert apart.startswith("these students lie 1.25 points apart")
 
 
 def test_a_lost_student_is_left_out_of_the_means() -> None:
@@ -157,6 +159,7 @@ def test_a_lost_student_is_left_out_of_the_means() -> None:
     found = figure5.summary(points)
     assert found["students"] == ["a", "c"]
     assert found["mean_accuracy"] == pytest.approx([0.15, 0.3])
+    assert found["spread"] == pytest.approx(0.2)
     assert found["median_seconds"] == [2.0, 4.0]
     assert found["tau"] == [1.0, 1.0]
 
