@@ -18,9 +18,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.search_replay.measured import MEASURED
 from flashdistill.core.files import write_text
 from flashdistill.delivery.formatting import format_seconds
-from reproduce.scales import ROOT, SCALES
+from reproduce.scales import INTERRUPTED, ROOT, SCALES
 
 COLLECTION = "README.md"
 """The page with all paragraphs and pictures, beside the files it shows."""
@@ -34,7 +35,7 @@ class Script:
         title: what the paper shows there.
         scaled: whether it trains at a scale; the others search a table of students that were trained
             before, by as many seeds as the scale allows.
-        option: of the others, for the number of seeds.
+        option: of the others, the last one for the number of seeds.
         seeds: how many of them at `mini`, and at the larger scales.
     """
 
@@ -50,7 +51,12 @@ SCRIPTS = {
     "figure6": Script("Figure 6: does flash rank as regular distillation does?"),
     "table3": Script("Table 3: sentence tasks (GLUE)"),
     "table4": Script("Table 4: question answering (SQuAD)"),
-    "figure3": Script("Figure 3: how fast each search finds better students", False, ("--", "--seeds"), (10, 20)),
+    "figure3": Script(
+        "Figure 3: how fast each search finds better students",
+        False,
+        ("--", "--problems", MEASURED, "--seeds"),
+        (10, 20),
+    ),
     "figure4": Script("Figure 4: accuracy and latency together, or one alone", False, ("--seeds",), (10, 20)),
 }
 """In the order of their turns: what is measured comes first, when the machine is still cool and quiet."""
@@ -69,7 +75,7 @@ def main() -> None:
         started = time.monotonic()
         status = subprocess.run(command(name, given, output), check=False).returncode
         print(f"{name}: {'ended' if status == 0 else 'failed'} after {format_seconds(time.monotonic() - started)}")
-        if status == 130:
+        if status == INTERRUPTED:
             raise SystemExit(status)
         if status:
             failed.append(name)

@@ -187,8 +187,8 @@ def paragraph(found: Mapping[str, Any]) -> str:
         f"Over {len(found['students'])} students, with {'; '.join(listed)}. The paper stops at 5 %, where here "
         f"{100 * reached:.0f} % of the final accuracy is reached. In agreement with it: "
         f"{'; '.join(agreeing) or 'nothing'}. Not so: {'; '.join(differing) or 'nothing'}. After all "
-        f"steps these students lie {100 * found['spread']:.2f} points apart, so seeds have a say in their order; Figure "
-        "6 compares more of them."
+        f"steps these students lie {100 * found['spread']:.2f} points apart, so seeds have a say in their order; "
+        "Figure 6 compares more of them."
     )
 
 

@@ -12,7 +12,7 @@ from flashdistill.data.tasks.settings import TaskSettings
 from flashdistill.data.tasks.task import TaskKind
 from flashdistill.evaluation.finetuning.settings import USUAL_LENGTH, TuningSettings
 from flashdistill.models.work import encoder_flops
-from reproduce.plan import BACKWARD, Demand, _teacher_block, plan_lines
+from reproduce.plan import BACKWARD, Demand, plan_lines, teacher_block
 from reproduce.scales import FineTuning, Scale
 
 PUBLISHED_ROWS: dict[str, int] = {
@@ -96,5 +96,5 @@ def _student(scale: Scale, config: RunConfig, tuning: TuningSettings, task: Rows
 
 
 def _teacher(scale: Scale, tuning: TuningSettings, task: Rows) -> float:
-    block = _teacher_block(scale.teacher, tuning.batch_size, _length(tuning, task))
+    block = teacher_block(scale.teacher, tuning.batch_size, _length(tuning, task))
     return (1 + BACKWARD) * scale.teacher.num_layers * block * _steps(tuning, task)

@@ -63,7 +63,7 @@ def training_cost(
     depth, length, batch = family.depth(architecture), config.corpus.max_length, settings.batch_size
     whole = encoder_flops(architecture, family, batch, length)
     block = (whole - encoder_flops(architecture, replace(family, num_blocks=0), batch, length)) / depth
-    taught = _teacher_block(teacher, batch, length)
+    taught = teacher_block(teacher, batch, length)
     masked = batch * _masked_per_sequence(config)
     head = 2 * masked * teacher.vocab_size
     student_head, teacher_head = head * architecture.hidden_size, head * teacher.hidden_size
@@ -77,7 +77,7 @@ def training_cost(
     )
 
 
-def _teacher_block(teacher: TeacherShape, batch: int, length: int) -> float:
+def teacher_block(teacher: TeacherShape, batch: int, length: int) -> float:
     """FLOPs of one block of a BERT encoder: four projections, attention, two feed-forward layers."""
     h = teacher.hidden_size
     return 2 * batch * length * (4 * h * h + 2 * length * h + 2 * h * teacher.intermediate_size)

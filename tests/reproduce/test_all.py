@@ -40,7 +40,7 @@ def test_scale_and_places_reach_every_script(monkeypatch: pytest.MonkeyPatch, tm
     assert set(by_name) == PAPERS
     assert by_name["table2"] == ["--output", str(tmp_path), "--scale", "small", "--work", "somewhere"]
     assert by_name["figure4"] == ["--output", str(tmp_path), "--seeds", "20"]
-    assert by_name["figure3"] == ["--output", str(tmp_path), "--", "--seeds", "20"]
+    assert by_name["figure3"] == ["--output", str(tmp_path), "--", "--problems", "measured", "--seeds", "20"]
 
 
 def test_a_dry_run_starts_no_search(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
