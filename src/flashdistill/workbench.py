@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from flashdistill.config import RunConfig
 from flashdistill.core.architecture import Architecture
 from flashdistill.core.progress import Progress
@@ -56,13 +58,19 @@ class TimingJob:
 
 @dataclass
 class Workbench:
-    """The live resources of a run. ``config`` is replaced once its step counts are resolved."""
+    """The live resources of a run. ``config`` is replaced once its step counts are resolved.
+
+    Attributes:
+        validation_features: what the teacher has said about held-out batches, for
+            `evaluation.pretraining_accuracy.teacher_predictor`.
+    """
 
     config: RunConfig
     directory: RunDirectory
     prepared: PreparedTeacher
     progress: Progress
     compute: Compute = field(default_factory=Compute)
+    validation_features: list[torch.Tensor] = field(default_factory=list)
     scales: Scales = field(init=False)
 
     def __post_init__(self) -> None:

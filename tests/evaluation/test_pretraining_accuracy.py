@@ -118,3 +118,16 @@ def test_a_student_that_is_its_teacher() -> None:
     assert scores["teacher_agreement"].value == 1.0
     assert scores["teacher_kl"].value == pytest.approx(0.0, abs=1e-6)
     assert scores["teacher_kl"].samples == scores["mlm_accuracy"].samples
+
+
+def test_a_teacher_that_remembers_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    teacher, data = tiny_teacher(), TinyData()
+    asked: list[int] = []
+    real = teacher.masked_features
+    monkeypatch.setattr(teacher, "masked_features", lambda *given: (asked.append(1), real(*given))[1])
+    remembered: list[torch.Tensor] = []
+    first, second = (
+        pretraining_accuracy(teacher_predictor(teacher, remembered), data.validation_batches(8)) for _ in range(2)
+    )
+    assert first == second == pretraining_accuracy(teacher_predictor(tiny_teacher()), data.validation_batches(8))
+    assert len(asked) == len(remembered) == len(list(data.validation_batches(8)))

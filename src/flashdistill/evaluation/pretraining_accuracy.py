@@ -6,6 +6,7 @@ Shapes: B sequences, S tokens, M masked tokens, V vocabulary.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -115,12 +116,25 @@ def student_predictor(student: MobileBertForPreTraining, with_nsp: bool) -> Pred
     return predict
 
 
-def teacher_predictor(teacher: Teacher) -> Predict:
-    """Predictions of a teacher's masked-LM head; its next-sentence head, if any, is not asked."""
+def teacher_predictor(teacher: Teacher, remembered: list[torch.Tensor] | None = None) -> Predict:
+    """Predictions of a teacher's masked-LM head; its next-sentence head, if any, is not asked.
+
+    Args:
+        remembered: its feature maps at masked tokens, [M, H] of each batch, from earlier passes over
+            the same batches in the same order; what is missing is computed and added.
+    """
+    numbers = itertools.count()
+
+    def features(batch: Batch) -> torch.Tensor:
+        positions = torch.from_numpy(batch.masked_positions).to(teacher.device)
+        return teacher.masked_features(model_inputs(batch, teacher.device), positions)
 
     def predict(batch: Batch) -> tuple[torch.Tensor, torch.Tensor | None]:
-        positions = torch.from_numpy(batch.masked_positions).to(teacher.device)
-        features = teacher.masked_features(model_inputs(batch, teacher.device), positions)
-        return teacher.mlm_logits(features).cpu(), None
+        if remembered is None:
+            return teacher.mlm_logits(features(batch)).cpu(), None
+        number = next(numbers)
+        if number == len(remembered):
+            remembered.append(features(batch).cpu())
+        return teacher.mlm_logits(remembered[number].to(teacher.device)).cpu(), None
 
     return predict
