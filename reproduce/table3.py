@@ -1,6 +1,6 @@
 """The paper's Table 3: the students of Table 2, the baseline and the teacher on GLUE.
 
-At `mini` three real tasks that need no network stand in for GLUE; they need the extra `tasks`. Every
+At `mini` real tasks that need no network stand in for GLUE; they come with the extra `tasks`. Every
 model is fine-tuned with several seeds; the best student also from scratch, and from the fine-tuned
 teacher. An interrupted command goes on where it was.
 
