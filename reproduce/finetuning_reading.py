@@ -153,6 +153,7 @@ def sentences(found: Found) -> list[str]:
         _against_baseline(found),
         _of_the_teacher(found),
         _order(found),
+        *(_not_learnt(found, key) for key in leading(found)),
         *(f"Left out: {failure}." for failure in found["failures"]),
     ]  # fmt: skip
 
@@ -179,6 +180,23 @@ def _compared(found: Found, name: str, sentence: str) -> str:
     )
     best = next(row["name"] for row in found["rows"] if row["role"] == "best")
     return sentence.format(best=best, differences=joined(parts), verdict=verdict)
+
+
+def _not_learnt(found: Found, key: Key) -> str:
+    """Where no model is ahead of naming the commonest class by more than the rows explain."""
+    task, _, metric = key
+    level = next(one["chance"] for one in found["tasks"] if one["name"] == task)
+    if level is None or metric != "accuracy":
+        return ""
+    values = means(found)[key]
+    own = [one for one in found["scores"] if (one["task"], one["split"], one["metric"]) == key]
+    error = max(one["stderr"] or 0.0 for one in own)
+    if any(statistics.fmean(seeds) - level > 2 * error for seeds in values.values()):
+        return ""
+    return (
+        f"On {task} no model is ahead of always naming the commonest class ({level:.1%}) by more than the rows "
+        "explain: nothing was learnt there, and the average says that much less."
+    )
 
 
 def overall(found: Found) -> tuple[dict[str, float], dict[str, float]]:

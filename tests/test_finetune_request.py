@@ -33,7 +33,7 @@ def test_options_alone() -> None:
     assert request.distillation is not None
     assert (request.distillation.teacher, request.distillation.weight) == ("big", 0.5)
     assert request.max_length is None
-    assert (request.shape.sequence_length, request.shape_of(384).sequence_length) == (128, 384)
+    assert request.shape_of(384).sequence_length == 384
 
 
 def test_a_configuration_is_the_start(config: RunConfig) -> None:

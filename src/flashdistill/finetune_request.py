@@ -16,7 +16,7 @@ from flashdistill.config import RunConfig
 from flashdistill.core.errors import ConfigError, InputError
 from flashdistill.core.section_check import checked_fields
 from flashdistill.core.yaml_source import Origin, YamlSource
-from flashdistill.evaluation.finetuning.settings import USUAL_LENGTH, FinetuneSettings
+from flashdistill.evaluation.finetuning.settings import FinetuneSettings
 from flashdistill.hardware.settings import TargetSettings
 from flashdistill.training.settings import TrainingSettings
 
@@ -29,11 +29,6 @@ class FinetuneRequest(FinetuneSettings):
     seed: int = Field(0, ge=0, le=2**63 - 1, description="decides which rows are held out where a task has no split")
     target: TargetSettings = TargetSettings.model_validate({})
     training: TrainingSettings = TrainingSettings.model_validate({})
-
-    @property
-    def shape(self) -> TargetSettings:
-        """The target in the task's shape: sequences of ``max_length``, or of the usual length of a sentence task."""
-        return self.shape_of(self.max_length or USUAL_LENGTH["classification"])
 
     def shape_of(self, tokens: int) -> TargetSettings:
         """The target with sequences of so many tokens: those that a fine-tuning's settings have."""

@@ -158,6 +158,15 @@ def test_what_the_sentences_say_follows_from_the_numbers() -> None:
     assert "Here none is for certain, which does not agree." in table3.claim(other)
 
 
+def test_a_task_that_nobody_learns_is_named() -> None:
+    assert "nothing was learnt" not in table3.paragraph(FOUND)
+    hard = copy.deepcopy(FOUND)
+    hard["tasks"][1]["chance"] = 0.69
+    assert "On pairs no model is ahead of always naming the commonest class (69.0%)" in table3.paragraph(hard)
+    hard["tasks"][1]["chance"] = 0.67
+    assert "nothing was learnt" not in table3.paragraph(hard)
+
+
 def test_without_a_baseline_or_seeds_nothing_is_claimed() -> None:
     single = copy.deepcopy(FOUND)
     single["scores"] = [score for score in FOUND["scores"] if score["seed"] == 0]
