@@ -1,19 +1,21 @@
-# make quickstart | test | faults | check. The virtual environment is made on first use.
+# make quickstart | test | faults | check | reproduce. The virtual environment is made on first use.
 
 PYTHON ?= python3
 VENV ?= .venv
+SCALE ?= mini
 BIN := $(VENV)/bin
 SHARD ?= 1/1
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test faults check
+.PHONY: help quickstart test faults check reproduce
 
 help:
 	@echo "make quickstart   install, then run configs/quickstart.yaml (under 10 minutes on two cores)"
 	@echo "make test         install with the development tools, then run the tests, one process per core"
 	@echo "make faults       inject every fault of docs/reliability.md and renew its table (under 20 minutes on two cores)"
 	@echo "make check        lint, formatting, types, import layers, dangerous calls, advisories on packages"
+	@echo "make reproduce    the paper's tables and figures at SCALE: mini (one to one and a half hours on two cores), small, paper"
 	@echo
 	@echo "Variables: PYTHON (a Python 3.11 or newer, now $(PYTHON)), VENV (now $(VENV)), SHARD (of make faults: 2/4)"
 
@@ -38,6 +40,9 @@ check: $(VENV)/.dev
 	$(BIN)/bandit -q -c pyproject.toml --severity-level medium -r src benchmarks reproduce
 	$(BIN)/python .ci/audit_packages.py
 
+reproduce: $(VENV)/.reproduce
+	$(BIN)/python -m reproduce --scale $(SCALE)
+
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "Python 3.11 or newer is needed; name one, as in: make PYTHON=python3.12" >&2; exit 1; }
@@ -50,6 +55,10 @@ $(VENV)/.torch: constraints.txt | $(BIN)/python
 
 $(VENV)/.quickstart: $(VENV)/.torch pyproject.toml
 	$(INSTALL) -c constraints.txt -e ".[quickstart]"
+	@touch $@
+
+$(VENV)/.reproduce: $(VENV)/.torch pyproject.toml
+	$(INSTALL) -c constraints.txt -e ".[quickstart,tasks]"
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.torch pyproject.toml

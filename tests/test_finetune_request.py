@@ -32,7 +32,8 @@ def test_options_alone() -> None:
     assert (request.seeds, request.epochs, request.target.runtime) == (4, 2, "onnxruntime")
     assert request.distillation is not None
     assert (request.distillation.teacher, request.distillation.weight) == ("big", 0.5)
-    assert request.shape.sequence_length == request.max_length == 128
+    assert request.max_length is None
+    assert request.shape_of(384).sequence_length == 384
 
 
 def test_a_configuration_is_the_start(config: RunConfig) -> None:

@@ -19,6 +19,7 @@ def scores(metric: str, *, finished: bool) -> set[str]:
         config=SimpleNamespace(objectives=[Objective(metric, "maximize")], constraints=[], tasks=["mlm"]),
         pretraining_data=TinyData(),
         prepared=SimpleNamespace(teacher=tiny_teacher()),
+        teacher_features=lambda number, compute: compute(),
     )
     student = build_student(ARCHITECTURE, FAMILY, 0).eval()
     return set(held_out_scores(bench, Distilled(student, {}), finished=finished))

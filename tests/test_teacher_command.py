@@ -76,7 +76,7 @@ def test_what_is_made_is_told(directory: Path) -> None:
     facts = dict(finished.facts)
     assert list(facts) == [
         "name", "parameters", "shape", "vocabulary", "preparation", "steps", "time of training", "text",
-        "MLM accuracy", "MLM loss", "NSP accuracy",
+        "MLM accuracy", "MLM loss", "MLM perplexity", "NSP accuracy",
     ]  # fmt: skip
     assert (facts["name"], facts["steps"]) == ("IB-BERT 1x16", "4")
     assert facts["shape"] == "1 block, width 16, 2 heads"

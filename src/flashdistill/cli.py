@@ -348,8 +348,8 @@ def finetune(
 
     from flashdistill import finetune_command
     from flashdistill.console import ConsoleProgress
+    from flashdistill.delivery.task_text import models_text, tasks_text
     from flashdistill.finetune_models import named_models
-    from flashdistill.terminal_text import tasks_text
 
     sources = named_models(names, loaded, scratch)
     subjects = {name: finetune_command.Subject(source) for name, source in sources.items()}
@@ -357,9 +357,7 @@ def finetune(
         record = finetune_command.finetune(subjects, request, output.expanduser(), progress, measure=latency)
     if record is None:  # in a process that only helps
         return
-    typer.echo(tasks_text(record))
-    for model in record.delivered:
-        typer.echo(f"model: {output / model.directory}")
+    typer.echo(f"{tasks_text(record)}\n\n{models_text(record, output)}")
     if json is not None:
         record.save(json)
 
@@ -375,7 +373,7 @@ def evaluate(
 
     from flashdistill import evaluate_command
     from flashdistill.console import ConsoleProgress
-    from flashdistill.terminal_text import tasks_text
+    from flashdistill.delivery.task_text import tasks_text
 
     with ConsoleProgress() as progress:
         evaluated = evaluate_command.evaluate(run_directory, overrides or [], progress)

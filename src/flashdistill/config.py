@@ -296,7 +296,7 @@ def _length_problems(values: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]
     further = values.get("further_targets", {}).items()
     lengths += [(("further_targets", name, "sequence_length"), target) for name, target in further]
     for place, section in lengths:
-        length = getattr(section, place[-1], 0)
+        length = getattr(section, place[-1], None) or 0
         if length > MAX_POSITIONS:
             yield place, f"got {length}, allowed: at most {MAX_POSITIONS}, the students' positions"
 

@@ -50,6 +50,7 @@ from flashdistill.evaluation.finetuning.sweep import FACTORS, SweepResult
 from flashdistill.evaluation.finetuning.teaching import EVALUATION_BATCH
 from flashdistill.finetune_request import FinetuneRequest
 from flashdistill.hardware.session import require_target
+from flashdistill.hardware.settings import TargetSettings
 from flashdistill.models.ib_bert import projects_block_input
 from flashdistill.preflight import quiet_libraries
 from flashdistill.task_latency import TaskLatency
@@ -115,7 +116,7 @@ def finetune(
         with compute.main_first():
             _check(plan, progress)
         if measure and compute.is_main:
-            require_target(request.shape, directory.path / MEASUREMENTS, progress)
+            require_target(request.target, directory.path / MEASUREMENTS, progress)
         result = plan.run(directory.path / TUNINGS, compute, progress)
         compute.close()
         if not compute.is_main:
@@ -179,17 +180,26 @@ class _Delivery:
     device: torch.device
 
     def all(self) -> list[FinetunedModel]:
-        tasks = {task.name: task for task in self.plan.tasks}
-        first = next(iter(self.result.best.values()))
-        study = TaskLatency(self.request.shape, self.output / MEASUREMENTS, first.directory.name, self.progress)
-        with study if self.measured else nullcontext():
-            return [
-                self._deliver(name, tasks[task], record, study) for (name, task), record in self.result.best.items()
-            ]
+        best = self.result.best
+        name = next(iter(best.values())).directory.name
+        found: dict[tuple[str, str], FinetunedModel] = {}
+        for tokens in dict.fromkeys(record.settings.tokens for record in best.values()):
+            shape = self.request.shape_of(tokens)
+            study = TaskLatency(shape, self.output / MEASUREMENTS, name, self.progress)
+            with study if self.measured else nullcontext():
+                found |= {
+                    key: self._deliver(*key, record, study, shape)
+                    for key, record in best.items()
+                    if record.settings.tokens == tokens
+                }
+        return [found[key] for key in best]
 
-    def _deliver(self, name: str, task: Task, record: Record, study: TaskLatency) -> FinetunedModel:
+    def _deliver(
+        self, name: str, task_name: str, record: Record, study: TaskLatency, shape: TargetSettings
+    ) -> FinetunedModel:
+        task = next(task for task in self.plan.tasks if task.name == task_name)
         place = self.output / MODELS / record.directory.parent.relative_to(self.output / TUNINGS)
-        target = self.request.shape.model_dump(mode="json") if self.measured else None
+        target = shape.model_dump(mode="json") if self.measured else None
         key = content_key(_FORMAT, record.directory.name, target)
         if (found := delivered_finetuned(place, key)) is None:
             model: Any = load_finetuned(str(record.model))[0]
@@ -198,7 +208,7 @@ class _Delivery:
             measure = (lambda own, directory: study.measure(label, own, directory)) if self.measured else None
             with tracked(self.progress, f"deliver {label}"):
                 found = deliver_finetuned(
-                    facts, model, record.model, place, self.request.shape, measure, self._write_more(task, record)
+                    facts, model, record.model, place, shape, measure, self._write_more(task, record)
                 )
         # Which seeds there are beside it depends on the call.
         return dataclasses.replace(found, **self._of_this_call(name, task))

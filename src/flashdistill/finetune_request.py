@@ -30,10 +30,9 @@ class FinetuneRequest(FinetuneSettings):
     target: TargetSettings = TargetSettings.model_validate({})
     training: TrainingSettings = TrainingSettings.model_validate({})
 
-    @property
-    def shape(self) -> TargetSettings:
-        """The target in the task's shape: sequences of ``max_length``."""
-        return self.target.model_copy(update={"sequence_length": self.max_length})
+    def shape_of(self, tokens: int) -> TargetSettings:
+        """The target with sequences of so many tokens: those that a fine-tuning's settings have."""
+        return self.target.model_copy(update={"sequence_length": tokens})
 
     @classmethod
     def of_run(cls, config: RunConfig) -> FinetuneRequest:

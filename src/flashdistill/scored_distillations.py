@@ -2,7 +2,8 @@
 
 A search trains what it proposes and a run delivers what it selects; audits and the paper's tables
 train whatever they compare, under any budget and seed. Here a training is done once, whoever asks
-for it: what has a file is not trained again, and a killed one goes on from its checkpoint.
+for it: what has a file is not trained again, and a killed one goes on from its checkpoint. Students
+of regular distillation keep their weights, because their tasks come later.
 """
 
 from __future__ import annotations
@@ -20,8 +21,12 @@ from flashdistill.delivery.json_form import decode, encode
 from flashdistill.distillation.inspection import SHARES
 from flashdistill.distillation.settings import DistillationSettings
 from flashdistill.ledger import Ledger
+from flashdistill.models.delivered import save_student
 from flashdistill.trainings import Trained, Training, Trainings, not_finite
 from flashdistill.workbench import Workbench
+
+STUDENT = "student"
+"""In the working directory of a regular distillation: its student, as `models.delivered` reads it."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,7 @@ class ScoredDistillations:
         *,
         repeat: int = 0,
         on_the_way: bool = False,
+        with_weights: bool = False,
         settings: DistillationSettings | None = None,
     ) -> dict[Architecture, ScoredDistillation]:
         """Train what has not been trained yet, as many side by side and at a time as the search does.
@@ -81,6 +87,7 @@ class ScoredDistillations:
             repeat: which training seed.
             on_the_way: score students in the middle of their flash distillation, too; without the
                 scores on the way, one is trained again.
+            with_weights: where a finished student's weights are gone, train it again.
 
         Raises:
             InputError, OSError: the run cannot go on (a full disk, say).
@@ -91,7 +98,9 @@ class ScoredDistillations:
         missing = [
             architecture
             for architecture, found in known.items()
-            if found is None or (on_the_way and not found.failure and not found.looked_at)
+            if found is None
+            or (on_the_way and not found.failure and not found.looked_at)
+            or (with_weights and not found.failure and not self.student(architecture, repeat).is_dir())
         ]
         together = config.flash.students_per_teacher
         groups = [tuple(missing[first : first + together]) for first in range(0, len(missing), together)]
@@ -104,6 +113,7 @@ class ScoredDistillations:
                 settings,
                 candidates=tuple(Trial(0, one, TrialState.PENDING) for one in group) if on_the_way else (),
                 finished=True,
+                send_students=budget == "regular",
             )
             for group in groups
         ]
@@ -121,6 +131,10 @@ class ScoredDistillations:
             return None
         found = decode(ScoredDistillation, read_json(path))
         return found if settings is None or found.steps == self._steps(architecture, settings) else None
+
+    def student(self, architecture: Architecture, repeat: int = 0) -> Path:
+        """Where the weights of a regular distillation are, once it has its scores."""
+        return self._bench.work_directory(architecture, "regular", repeat) / STUDENT
 
     def architectures(self, budget: str) -> list[Architecture]:
         """Those that were trained under a budget with the first seed, in ascending order of the factors."""
@@ -142,11 +156,21 @@ class ScoredDistillations:
             failure,
         )
         self._ledger.charge(trained.costs, self._charged_as)
+        if trained.weights and not failure:
+            self._keep_weights(trained, self.student(architecture, repeat))
         work = self._bench.work_directory(architecture, budget, repeat)
         shutil.rmtree(work / "checkpoints", ignore_errors=True)
         write_json(self._file(architecture, budget, repeat), encode(found))
         self._bench.progress.message(_described(found))
         return found
+
+    def _keep_weights(self, trained: Trained, directory: Path) -> None:
+        """Write the student so that ``directory`` is complete or absent."""
+        begun = directory.with_name(f".{directory.name}.work")
+        for leftover in (begun, directory):
+            shutil.rmtree(leftover, ignore_errors=True)
+        save_student(trained.student(self._bench), self._bench.prepared.tokenizer, begun)
+        begun.rename(directory)
 
     def _steps(self, architecture: Architecture, settings: DistillationSettings) -> int:
         return settings.total_steps(self._bench.family.depth(architecture))

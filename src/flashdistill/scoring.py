@@ -43,15 +43,15 @@ def held_out_scores(bench: Workbench, distilled: Distilled, *, finished: bool = 
     """`pretraining_accuracy` of a student on the validation text.
 
     Args:
-        finished: compare it with the teacher too, which costs a pass of the teacher; otherwise it
-            is compared only where the search asks for that.
+        finished: compare it with the teacher too, which costs the first of them a pass of the teacher;
+            otherwise it is compared only where the search asks for that.
     """
     asked = {one.metric for one in (*bench.config.objectives, *bench.config.constraints)}
     compared = finished or not asked.isdisjoint(AGAINST_TEACHER)
     return pretraining_accuracy(
         student_predictor(distilled.student, with_nsp="nsp" in bench.config.tasks),
         bench.pretraining_data.validation_batches(EVALUATION_BATCH),
-        teacher_predictor(bench.prepared.teacher) if compared else None,
+        teacher_predictor(bench.prepared.teacher, bench.teacher_features) if compared else None,
     )
 
 
@@ -81,4 +81,4 @@ def as_served(
 def teacher_scores(bench: Workbench) -> dict[str, Measurement]:
     """The teacher's own accuracy on the validation text."""
     batches = bench.pretraining_data.validation_batches(EVALUATION_BATCH)
-    return pretraining_accuracy(teacher_predictor(bench.prepared.teacher), batches)
+    return pretraining_accuracy(teacher_predictor(bench.prepared.teacher, bench.teacher_features), batches)

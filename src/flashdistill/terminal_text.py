@@ -7,15 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from flashdistill.core.measurement import Measurement, metric_parts
-from flashdistill.delivery.task_record import TaskResult, TasksRecord
-from flashdistill.delivery.task_tables import (
-    averages_by_row,
-    by_row,
-    difference_text,
-    metric_text,
-    score_text,
-    seeds_text,
-)
+from flashdistill.delivery.formatting import aligned
 
 WORTHWHILE_SPEEDUP = 1.2
 """Less is within what a busy machine makes of equal speeds."""
@@ -60,7 +52,7 @@ def measurement_table(results: Iterable[tuple[object, Mapping[str, Measurement]]
         for target, values in found.items():
             rows.append([str(subject), *([target or "-"] if several else []), *_cells(values, shown)])
     conditions = [_conditions(target, values) for _, found in tables[:1] for target, values in found.items()]
-    return "\n".join([*_aligned(rows), "", *filter(None, conditions)]).rstrip()
+    return "\n".join([*aligned(rows), "", *filter(None, conditions)]).rstrip()
 
 
 def by_target(measured: Mapping[str, Measurement]) -> dict[str | None, dict[str, Measurement]]:
@@ -116,32 +108,6 @@ def _conditions(target: str | None, values: Mapping[str, Measurement]) -> str:
         f"batch {facts.get('batch_size')} × {facts.get('sequence_length')} tokens{clock}"
     )
     return text if target is None else f"{target}: {text}"
-
-
-def tasks_text(record: TasksRecord) -> str:
-    """Scores on tasks as aligned text: a row for every task, split and metric, a column for every model."""
-    names = [model.name for model in record.models]
-    rows = [["task", "split", "metric", "rows", *names]]
-    differences = [["difference from", record.reference, "[95 %]", "", *names]]
-    for (task, split, _), found in by_row(record).items():
-        one = next(iter(found.values()))
-        facts = [task, split, metric_text(one.title, one.unit), f"{one.samples:,}"]
-        rows.append([*facts, *(_score(found.get(name)) for name in names)])
-        compared = {name: difference_text(result.unit, result.difference) for name, result in found.items()}
-        differences.append([*facts, *(compared.get(name) or "-" for name in names)])
-    for (_, on), averages in averages_by_row(record).items():
-        one = next(iter(averages.values()))
-        facts = [f"average of {len(one.tasks)} tasks", on, metric_text(one.title, one.unit), ""]
-        values = [averages[name].value if name in averages else None for name in names]
-        rows.append([*facts, *("-" if value is None else score_text(one.unit, value) for value in values)])
-    parts = [*_aligned(rows), "", seeds_text(record)]
-    if record.reference:
-        parts += ["", *_aligned(differences)]
-    return "\n".join([*parts, *(f"warning: {failure}" for failure in record.failures)])
-
-
-def _score(result: TaskResult | None) -> str:
-    return "-" if result is None else score_text(result.unit, result.mean, result.deviation)
 
 
 def doctor_text(report: Mapping[str, Any]) -> str:
@@ -261,7 +227,7 @@ def _peak_table(peaks: Sequence[Mapping[str, Any]]) -> list[str]:
         notes.append(f"{_EMULATED} emulated: slower than float32")
     if any(one["busy"] for one in peaks):
         notes.append("others used the machine meanwhile: it may do better")
-    return [*_aligned(rows), *notes]
+    return [*aligned(rows), *notes]
 
 
 def _rate(peak: Mapping[str, Any] | None) -> str:
@@ -280,18 +246,6 @@ def _facts(rows: Iterable[Row]) -> list[str]:
 def _wrapped(text: str, lead: str) -> str:
     lines = textwrap.wrap(text, _WIDTH - len(lead), break_long_words=False, break_on_hyphens=False) or [""]
     return lead + ("\n" + " " * len(lead)).join(lines)
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows of cells as lines: the first column to the left, the others to the right."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return [
-        "  ".join(
-            cell.rjust(width) if column else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
 
 
 def _gib(count: float) -> str:

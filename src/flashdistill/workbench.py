@@ -15,6 +15,7 @@ import torch
 
 from flashdistill.config import RunConfig
 from flashdistill.core.architecture import Architecture
+from flashdistill.core.files import content_key
 from flashdistill.core.progress import Progress
 from flashdistill.core.run_directory import RunDirectory
 from flashdistill.core.seeds import derive_seed
@@ -27,7 +28,8 @@ from flashdistill.distillation.inspection import Inspection, Judge
 from flashdistill.distillation.layer_map import layer_map
 from flashdistill.distillation.settings import DistillationSettings
 from flashdistill.distillation.side_by_side import distill_side_by_side
-from flashdistill.distillation.signals import TeacherSignals, signals_name
+from flashdistill.distillation.signal_files import SignalFiles
+from flashdistill.distillation.signals import GIB, TeacherSignals, signals_name
 from flashdistill.distillation.teacher_preparation import PreparedTeacher
 from flashdistill.distillation.teacher_sources import TeacherReport
 from flashdistill.execution.executor import Executor, Job, Outcome, ServingExecutor, Worker
@@ -210,6 +212,15 @@ class Workbench:
                 pretraining_steps=steps,
             )
         return self._signals[name, steps]
+
+    def teacher_features(self, number: int, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """The teacher's feature maps at the masked tokens of a held-out batch, [M, H]; computed once a run."""
+        return self._held_out.recall(f"held-out-{number}", ["features"], lambda: {"features": compute()})["features"]
+
+    @cached_property
+    def _held_out(self) -> SignalFiles:
+        key = content_key(self.prepared.identity, self.pretraining_data.identity)
+        return SignalFiles(self.directory.signals / "held-out", int(self.config.signals.disk_gib * GIB), key)
 
     def distillation(
         self,

@@ -10,6 +10,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from flashdistill.core.errors import RunDirectoryError
+from flashdistill.core.measurement import Measurement
 from flashdistill.delivery.model_card import render_model_card
 from flashdistill.delivery.report import write_report
 from flashdistill.delivery.task_card import render_task_card
@@ -26,7 +27,7 @@ from flashdistill.delivery.task_record import (
     load_tasks,
 )
 from flashdistill.delivery.task_tables import difference_text, score_text, tasks_table
-from flashdistill.terminal_text import tasks_text
+from flashdistill.delivery.task_text import models_text, tasks_text
 
 STUDENT, BASELINE = "192_64_1_256_2", "192_64_2_256_2"
 
@@ -63,6 +64,15 @@ def result(model: str, task: str, metric: str, values: dict[int, float], **more:
 def facts(name: str, metric: str) -> TaskFacts:
     rows = {"train": 1000, "validation": 100}
     return TaskFacts(name, "classification", ("no", "yes"), f"{name}'s files", "key", rows, ("validation", metric))
+
+
+def tuned(directory: str) -> FinetunedModel:
+    return FinetunedModel(
+        STUDENT, "runs/a: b", "qqp", "classification", directory, "key", False, 123456, ("no", "yes"), 1, (0, 1),
+        ((1, 0.7), (2, 0.83)), {"learning_rate": 3e-5}, 50, 12.0,
+        sweep=[TriedSettings({"learning_rate": 1e-5}, 0.8), TriedSettings({"learning_rate": 1.0}, None)],
+        problem="no ONNX file: no exporter",
+    )  # fmt: skip
 
 
 @pytest.fixture
@@ -142,7 +152,7 @@ def test_report(tmp_path: Path, rich, record: TasksRecord) -> None:  # type: ign
     assert "82.0 ± 1.0 (2)<small>+3.0 [1.0, 5.0]</small>" in section
     assert "Mean ± standard deviation over 2 seeds." in section
     assert f"difference from {BASELINE}" in section
-    assert "qqp&#39;s files; no, yes; 1000 rows of train, 100 rows of validation. 5 rows are copies" in section
+    assert "qqp&#39;s files; no, yes; rows: 1\u202f000 train, 100 validation; 5 rows are copies" in section
     assert "the sky fell" in section
 
 
@@ -156,12 +166,7 @@ def test_card_of_a_delivered_student(rich, record: TasksRecord) -> None:  # type
 
 
 def test_card_of_a_fine_tuned_model(record: TasksRecord) -> None:
-    model = FinetunedModel(
-        STUDENT, "runs/a: b", "qqp", "classification", "models/x", "key", False, 123456, ("no", "yes"), 1, (0, 1),
-        ((1, 0.7), (2, 0.83)), {"learning_rate": 3e-5}, 50, 12.0,
-        sweep=[TriedSettings({"learning_rate": 1e-5}, 0.8), TriedSettings({"learning_rate": 1.0}, None)],
-        problem="no ONNX file: no exporter",
-    )  # fmt: skip
+    model = tuned("models/x")
     card = render_task_card(model, record)
     _, front, text = card.split("---\n", 2)
     (entry,) = YAML(typ="safe").load(front)["model-index"]
@@ -176,3 +181,13 @@ def test_card_of_a_fine_tuned_model(record: TasksRecord) -> None:
     assert "no ONNX file: no exporter" in text
     assert "5 rows are copies" in text
     assert "## Latency" not in text
+
+
+def test_where_the_models_are_and_how_fast(record: TasksRecord) -> None:
+    latency = Measurement.of("latency_ms", 1.5, stderr=0.01)
+    measured = replace(tuned("models/one/mrpc"), measurements={"latency_ms": latency})
+    text = models_text(replace(record, delivered=[measured, tuned("models/longer/mrpc")]), Path("out"))
+    assert plain(text).splitlines() == [
+        "model: out/models/one/mrpc         1.50 ms ± 0.02 a call",
+        "model: out/models/longer/mrpc  no ONNX file: no exporter",
+    ]

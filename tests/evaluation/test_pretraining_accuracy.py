@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -118,3 +119,22 @@ def test_a_student_that_is_its_teacher() -> None:
     assert scores["teacher_agreement"].value == 1.0
     assert scores["teacher_kl"].value == pytest.approx(0.0, abs=1e-6)
     assert scores["teacher_kl"].samples == scores["mlm_accuracy"].samples
+
+
+def test_a_teacher_that_remembers_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    teacher, data = tiny_teacher(), TinyData()
+    asked: list[int] = []
+    real = teacher.masked_features
+    monkeypatch.setattr(teacher, "masked_features", lambda *given: (asked.append(1), real(*given))[1])
+    remembered: dict[int, torch.Tensor] = {}
+
+    def recall(number: int, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
+        if number not in remembered:
+            remembered[number] = compute()
+        return remembered[number]
+
+    first, second = (
+        pretraining_accuracy(teacher_predictor(teacher, recall), data.validation_batches(8)) for _ in range(2)
+    )
+    assert first == second == pretraining_accuracy(teacher_predictor(tiny_teacher()), data.validation_batches(8))
+    assert len(asked) == len(remembered) == len(list(data.validation_batches(8)))

@@ -106,12 +106,18 @@ def test_what_the_table_says_follows_from_its_numbers() -> None:
     assert (
         "After regular distillation more accurate than the baseline are 1 (b), less accurate 1 (c), within what" in text
     )
-    assert "here 1 (b) do, which agrees in part" in text
+    assert "here 1 (b) do by their means, 1 (b) of them by more than seeds change, which agrees in part" in text
     assert "tau 1.00" in text
     better = copy.deepcopy(TABLE)
     for one in better["rows"][1:]:
         one |= {"latency_ratio_interval": [0.7, 0.8], "regular_accuracy": [0.25]}
-    assert "here 3 (b, c and d) do, which agrees." in table2.paragraph(better)
+    assert "here 3 (b, c and d) do by their means" in table2.paragraph(better)
+    assert "by more than seeds change, which agrees." in table2.paragraph(better)
+    hardly = copy.deepcopy(TABLE)
+    hardly["rows"][1]["regular_accuracy"] = [0.2001]
+    assert "1 (b) do by their means, none of them by more than seeds change, so this is open" in table2.paragraph(
+        hardly
+    )
 
 
 def test_sizes_are_compared_at_full_width_only() -> None:
@@ -137,10 +143,12 @@ def test_sizes_are_compared_at_full_width_only() -> None:
 def test_what_figure_5_says(
     means: tuple[float, ...], times: tuple[float, ...], taus: tuple[float, ...], agreeing: int
 ) -> None:
-    text = figure5.paragraph({"mean_accuracy": means, "time_share": times, "tau": taus, "students": ["a", "b"]})
+    found = {"mean_accuracy": means, "time_share": times, "tau": taus, "students": ["a", "b"], "spread": 0.0125}
+    text, apart = figure5.paragraph(found).split(". After all steps ")
     agreement, difference = text.split("In agreement with it: ")[1].split(". Not so: ")
     assert (agreement == "nothing") == (agreeing == 0)
-    assert (difference == "nothing.") == (agreeing == 3)
+    assert (difference == "nothing") == (agreeing == 3)
+    assert apart.startswith("these students lie 1.25 points apart")
 
 
 def test_a_lost_student_is_left_out_of_the_means() -> None:
@@ -151,6 +159,7 @@ def test_a_lost_student_is_left_out_of_the_means() -> None:
     found = figure5.summary(points)
     assert found["students"] == ["a", "c"]
     assert found["mean_accuracy"] == pytest.approx([0.15, 0.3])
+    assert found["spread"] == pytest.approx(0.2)
     assert found["median_seconds"] == [2.0, 4.0]
     assert found["tau"] == [1.0, 1.0]
 

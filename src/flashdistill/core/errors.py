@@ -83,3 +83,8 @@ class TargetError(FlashDistillError):
 
 class DivergedError(FlashDistillError):
     """A loss or a gradient is not finite; names the stage, the step and the last good loss."""
+
+
+def first_line(error: BaseException) -> str:
+    """What a library says went wrong, in one line; its type where it says nothing."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

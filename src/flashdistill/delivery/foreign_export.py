@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from flashdistill.core.errors import TargetError
+from flashdistill.core.errors import TargetError, first_line
 from flashdistill.core.files import content_key
 from flashdistill.delivery.export import ENCODER_FILE, Arrays, tensors
 from flashdistill.hardware.artifacts import artifact_digest
@@ -122,7 +122,7 @@ def export_module(module: nn.Module, path: Path, outputs: Sequence[str], name: s
             assert program is not None
             save(program.model_proto, path)
         except Exception as error:  # whatever tracing and translation raise
-            reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            reason = first_line(error)
             raise TargetError(f"export: {name}: torch cannot export this model to ONNX: {reason}") from error
 
 

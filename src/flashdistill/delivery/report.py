@@ -12,6 +12,7 @@ from flashdistill.core.files import write_text
 from flashdistill.delivery.audit_plot import audit_plot
 from flashdistill.delivery.audit_text import advice, audit_facts, audit_table, load_audit
 from flashdistill.delivery.facts import glance, sections
+from flashdistill.delivery.formatting import format_count
 from flashdistill.delivery.health_text import health_facts, health_table, health_warnings
 from flashdistill.delivery.interactive_front import interactive_front
 from flashdistill.delivery.plot_style import Plot, inline_svg
@@ -85,13 +86,15 @@ def write_report(record: RunRecord, run_directory: Path) -> Path:
 
 
 def _environment() -> Environment:
-    return Environment(
+    environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["grouped"] = format_count
+    return environment
 
 
 def _asset(name: str) -> Markup:

@@ -6,6 +6,7 @@ Shapes: B sequences, S tokens, M masked tokens, V vocabulary.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -24,6 +25,9 @@ from flashdistill.models.teacher import Teacher
 
 Predict = Callable[[Batch], tuple[torch.Tensor, torch.Tensor | None]]
 """Batch → masked-LM logits [M, V] and next-sentence logits [B, 2] (None without that head), on the CPU."""
+
+Recall = Callable[[int, Callable[[], torch.Tensor]], torch.Tensor]
+"""Number of a batch, and how its tensor is computed where it is not known → the tensor."""
 
 _LARGEST_EXPONENT = 700.0
 """exp of more does not fit into a double."""
@@ -86,8 +90,12 @@ def pretraining_accuracy(
             taught, _ = teacher(batch)
             add("teacher_agreement", top_match(mlm_logits, taught), sequences, count)
             add("teacher_kl", divergence(mlm_logits, taught), sequences, count)
-    results = {name: ratio.measurement(name) for name, ratio in ratios.items()}
-    return results | {"perplexity": perplexity(results["mlm_loss"])}
+    results: dict[str, Measurement] = {}
+    for name, ratio in ratios.items():
+        results[name] = ratio.measurement(name)
+        if name == "mlm_loss":
+            results["perplexity"] = perplexity(results[name])
+    return results
 
 
 def perplexity(loss: Measurement) -> Measurement:
@@ -111,12 +119,23 @@ def student_predictor(student: MobileBertForPreTraining, with_nsp: bool) -> Pred
     return predict
 
 
-def teacher_predictor(teacher: Teacher) -> Predict:
-    """Predictions of a teacher's masked-LM head; its next-sentence head, if any, is not asked."""
+def teacher_predictor(teacher: Teacher, recall: Recall | None = None) -> Predict:
+    """Predictions of a teacher's masked-LM head; its next-sentence head, if any, is not asked.
+
+    Args:
+        recall: finds its feature maps at the masked tokens of a batch, by the batch's number, or has
+            them computed.
+    """
+    numbers = itertools.count()
+
+    def features(batch: Batch) -> torch.Tensor:
+        positions = torch.from_numpy(batch.masked_positions).to(teacher.device)
+        return teacher.masked_features(model_inputs(batch, teacher.device), positions)
 
     def predict(batch: Batch) -> tuple[torch.Tensor, torch.Tensor | None]:
-        positions = torch.from_numpy(batch.masked_positions).to(teacher.device)
-        features = teacher.masked_features(model_inputs(batch, teacher.device), positions)
-        return teacher.mlm_logits(features).cpu(), None
+        if recall is None:
+            return teacher.mlm_logits(features(batch)).cpu(), None
+        found = recall(next(numbers), lambda: features(batch).cpu())
+        return teacher.mlm_logits(found.to(teacher.device)).cpu(), None
 
     return predict

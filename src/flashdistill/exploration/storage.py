@@ -20,7 +20,7 @@ from sqlalchemy.engine import URL, ExceptionContext, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from flashdistill.core.errors import RunDirectoryError
+from flashdistill.core.errors import RunDirectoryError, first_line
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ def _raise_lost_connection(context: ExceptionContext) -> None:
     """
     unreachable = context.connection is None and context.sqlalchemy_exception is not None
     if (context.is_disconnect or unreachable) and not context.is_pre_ping:
-        raise ConnectionLostError(_first_line(context.original_exception)) from context.original_exception
+        raise ConnectionLostError(first_line(context.original_exception)) from context.original_exception
 
 
 def outlasting(storage: RDBStorage, study: str, work: Callable[[], _Result]) -> _Result:
@@ -235,17 +235,13 @@ def _explain(url: str, error: Exception) -> str:
     advice, parsed = "check that it exists, can be written, and has free space", make_url(url)
     if _is_sqlite(parsed):
         advice += f"{_free_space(parsed)}; if it is damaged, {_ADVICE}"
-    return f"cannot use the study's storage {shown_url(url)}: {_first_line(cause)}; {advice}"
+    return f"cannot use the study's storage {shown_url(url)}: {first_line(cause)}; {advice}"
 
 
 def _free_space(url: URL) -> str:
     with contextlib.suppress(OSError):
         return f" ({shutil.disk_usage(Path(url.database or '').absolute().parent).free:,} bytes now)"
     return ""
-
-
-def _first_line(error: BaseException | None) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def shown_url(url: str) -> str:

@@ -24,7 +24,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from flashdistill.core.errors import TargetError, TeacherError
+from flashdistill.core.errors import TargetError, TeacherError, first_line
 from flashdistill.models.foreign import check_directory, read_config
 from flashdistill.models.ib_bert import projects_block_input
 from flashdistill.models.students import STUDENT_CLASSES, no_empty_tensor_warning, project_block_input
@@ -106,13 +106,13 @@ def load_encoder(
         check_directory(Path(directory))
         config = read_config(directory)
     except TeacherError as error:
-        raise TargetError(f"cannot load {directory}: {_first_line(error)}") from error
+        raise TargetError(f"cannot load {directory}: {first_line(error)}") from error
     if config.is_encoder_decoder or type(config) not in MODEL_MAPPING:
         raise TargetError(f"cannot load {directory}: {config.model_type} is not an encoder that transformers knows")
     body_class = _body_class(config)
     without_pooler = "add_pooling_layer" in inspect.signature(body_class.__init__).parameters
     try:
-        with _quiet_loading():
+        with quiet_loading():
             body, info = body_class.from_pretrained(
                 str(directory),
                 config=config,
@@ -124,7 +124,7 @@ def load_encoder(
                 **({"add_pooling_layer": False} if without_pooler else {}),
             )
     except Exception as error:  # safetensors' exception and those of torch share no base
-        raise TargetError(f"cannot load {directory}: {_first_line(error)}") from error
+        raise TargetError(f"cannot load {directory}: {first_line(error)}") from error
     if missing := sorted(key for key in info["missing_keys"] if "pooler" not in key):
         raise TargetError(
             f"cannot load {directory}: its weights lack {missing[0]} and {len(missing) - 1} more; "
@@ -134,7 +134,7 @@ def load_encoder(
 
 
 @contextmanager
-def _quiet_loading() -> Iterator[None]:
+def quiet_loading() -> Iterator[None]:
     """No progress bars, no report about heads that are left out on purpose."""
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
@@ -149,7 +149,3 @@ def _quiet_loading() -> Iterator[None]:
 
 def _body_class(config: PretrainedConfig) -> Any:
     return AutoDistillModel if projects_block_input(config) else MODEL_MAPPING[type(config)]
-
-
-def _first_line(error: Exception) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__).strip()

@@ -18,7 +18,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from transformers import CONFIG_MAPPING, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING
 
-from flashdistill.core.errors import TeacherError
+from flashdistill.core.errors import TeacherError, first_line
 from flashdistill.core.files import sha256_file
 from flashdistill.core.trust import harmless
 from flashdistill.models.ib_bert import masked_lm_class
@@ -93,7 +93,7 @@ def _hub_snapshot(model: str) -> Path:
     except (OSError, ValueError, HfHubHTTPError) as error:
         raise TeacherError(
             f"teacher.model: {model} is no directory here, and it cannot be fetched from the model hub "
-            f"({_first_line(error)}); check the name and the connection, or give a directory"
+            f"({first_line(error)}); check the name and the connection, or give a directory"
         ) from error
     check_directory(directory)
     return directory
@@ -130,7 +130,7 @@ def read_config(directory: Path | str) -> PretrainedConfig:
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise TeacherError(f"cannot read {path}: {_first_line(error)}") from error
+        raise TeacherError(f"cannot read {path}: {first_line(error)}") from error
     kind = raw.get("model_type") if isinstance(raw, dict) else None
     if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
         own = " without its own code, which is never run" if isinstance(raw, dict) and "auto_map" in raw else ""
@@ -138,7 +138,7 @@ def read_config(directory: Path | str) -> PretrainedConfig:
     try:
         return CONFIG_MAPPING[kind].from_dict(harmless(raw))
     except Exception as error:  # every family checks its values in its own way
-        raise TeacherError(f"cannot read {path}: {_first_line(error)}") from error
+        raise TeacherError(f"cannot read {path}: {first_line(error)}") from error
 
 
 def load_config(location: Path) -> PretrainedConfig:
@@ -180,11 +180,11 @@ def load_masked_lm(location: Path, config: PretrainedConfig) -> tuple[PreTrained
                 dtype=torch.float32,
             )
         except (OSError, ValueError, RuntimeError) as error:
-            raise TeacherError(f"cannot load the teacher {location}: {_first_line(error)}") from error
+            raise TeacherError(f"cannot load the teacher {location}: {first_line(error)}") from error
         except Exception as error:  # safetensors raises its own type for a damaged file
             if type(error).__name__ != "SafetensorError":
                 raise
-            raise TeacherError(f"the weights of the teacher {location} are damaged: {_first_line(error)}") from error
+            raise TeacherError(f"the weights of the teacher {location} are damaged: {first_line(error)}") from error
     prefix = f"{model.base_model_prefix}."
     missing = set(info["missing_keys"])
     missing_body = sorted(key for key in missing if key.startswith(prefix))
@@ -194,7 +194,3 @@ def load_masked_lm(location: Path, config: PretrainedConfig) -> tuple[PreTrained
             "they do not belong to its config.json"
         )
     return model, not any(not key.startswith(prefix) for key in missing)
-
-
-def _first_line(error: Exception) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__).strip()

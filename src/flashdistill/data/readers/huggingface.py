@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from flashdistill.core.errors import CorpusError
+from flashdistill.core.errors import CorpusError, first_line
 from flashdistill.core.files import content_key
 from flashdistill.data.readers.base import CorpusReader
 from flashdistill.data.readers.files import combined, hash_files
@@ -92,18 +92,14 @@ class DatasetReader(CorpusReader):
             raise
         except ConnectionError as error:
             raise CorpusError(
-                f"{self.describe()}: the hub cannot be reached ({_first_line(error)}); connect once so that it is "
+                f"{self.describe()}: the hub cannot be reached ({first_line(error)}); connect once so that it is "
                 "cached, or name a local directory or files as corpus.source"
             ) from error
         except FileNotFoundError as error:
             raise CorpusError(
                 f"{self.describe()}: neither a local directory (relative to {Path.cwd()}) nor found on the hub "
-                f"({_first_line(error)})"
+                f"({first_line(error)})"
             ) from error
         except Exception as error:
             # `datasets` promises no error types: decoding, schema and builder errors all differ.
-            raise CorpusError(f"{self.describe()}: {type(error).__name__}: {_first_line(error)}") from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise CorpusError(f"{self.describe()}: {type(error).__name__}: {first_line(error)}") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from flashdistill.core.errors import InputError
+from flashdistill.core.errors import InputError, first_line
 from flashdistill.core.registry import did_you_mean
 
 
@@ -23,14 +23,14 @@ def load_splits(dataset: str, config: str | None, revision: str | None = None) -
         loaded: Any = datasets.load_dataset(dataset, config, revision=revision)
     except ConnectionError as error:
         raise InputError(
-            f"{what}: the hub cannot be reached ({_first_line(error)}); load it once with a connection so that it is "
+            f"{what}: the hub cannot be reached ({first_line(error)}); load it once with a connection so that it is "
             f"cached, or {instead}"
         ) from error
     except FileNotFoundError as error:
-        raise InputError(f"{what}: not found ({_first_line(error)}); {instead}") from error
+        raise InputError(f"{what}: not found ({first_line(error)}); {instead}") from error
     except Exception as error:
         # `datasets` promises no error types: configuration, decoding and schema errors all differ.
-        raise InputError(f"{what}: {type(error).__name__}: {_first_line(error)}") from error
+        raise InputError(f"{what}: {type(error).__name__}: {first_line(error)}") from error
     return dict(loaded)
 
 
@@ -63,7 +63,7 @@ def read_copy(directory: Path, config: str) -> dict[str, Any]:
             for split, paths in files.items()
         }
     except pa.ArrowException as error:
-        raise InputError(f"{home}: not complete Parquet files ({_first_line(error)})") from error
+        raise InputError(f"{home}: not complete Parquet files ({first_line(error)})") from error
 
 
 def columns_of(split: Any, names: tuple[str, ...], what: str) -> dict[str, list]:
@@ -93,7 +93,3 @@ def required_split(splits: dict[str, Any], name: str, what: str) -> Any:
     if name not in splits:
         raise InputError(f"{what}: no split {name!r}; present: {', '.join(splits)}")
     return splits[name]
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -34,6 +34,7 @@ TASKS = {
     "news-topics": _PACKAGED,
     "news-headlines": _PACKAGED,
     "wikipedia-neighbours": _PACKAGED,
+    "wikipedia-cloze": _PACKAGED,
     "movie-polarity": _PACKAGED,
 }
 """The public tasks by name. A task with a ``kind`` is the user's own, whatever its name."""
@@ -77,7 +78,7 @@ def _read(settings: TaskSettings) -> RawTask:
     try:
         read: Callable[[TaskSettings], RawTask] = load(TASKS, settings.name, "task")
     except ValueError as error:
-        raise InputError(f"{error}. For a task of your own set kind and data") from error
+        raise InputError(f"{error}; for a task of your own set kind and data") from error
     return read(settings)
 
 

@@ -26,9 +26,9 @@ from flashdistill.evaluation.finetuning.kinds import Features, Outputs, recipe_f
 from flashdistill.evaluation.finetuning.metrics import TASK_METRICS, check_metrics
 from flashdistill.evaluation.finetuning.sequences import StepOrder
 from flashdistill.evaluation.finetuning.settings import TuningSettings
-from flashdistill.evaluation.finetuning.sources import Located, ModelSource, check_length, locate_source
+from flashdistill.evaluation.finetuning.sources import Located, ModelSource, locate_source, with_length
 from flashdistill.evaluation.finetuning.teaching import EVALUATION_BATCH, locate_teacher, teacher_outputs
-from flashdistill.models.delivered import _quiet_loading
+from flashdistill.models.delivered import quiet_loading
 from flashdistill.training.checkpoint import CheckpointStore, Snapshot, module_tensors, restore_modules
 from flashdistill.training.compute import Compute
 from flashdistill.training.interrupt import postponed_stop
@@ -85,7 +85,7 @@ class Finetuned:
 
     def save(self, directory: Path) -> None:
         """Write ``config.json``, ``model.safetensors`` and the tokenizer."""
-        with _quiet_loading():
+        with quiet_loading():
             self.model.save_pretrained(directory)
         self.tokenizer.save_pretrained(str(directory))
 
@@ -117,6 +117,7 @@ def finetune(
     compute, progress = compute or Compute(), progress or Silent()
     located = source if isinstance(source, Located) else locate_source(source)
     teacher = check_together(located, task, settings)
+    settings = with_length(settings, task.kind, located, teacher)
     loaded = load_for_task(located, task, seed, settings.dropout)
     recipe = recipe_for(task.kind)
     features = recipe.features(task.train, task, loaded.tokenizer, settings)
@@ -138,10 +139,12 @@ def check_together(located: Located, task: Task, settings: TuningSettings) -> Lo
         InputError: says what to change.
     """
     check_task(task)
-    check_length(located, settings.max_length)
+    with_length(settings, task.kind, located)
     require_optimizer(settings.optimizer)
     task_class(located.config, task.kind)
-    return locate_teacher(located, task, settings)
+    teacher = locate_teacher(located, task, settings)
+    with_length(settings, task.kind, teacher)
+    return teacher
 
 
 def check_task(task: Task) -> None:

@@ -27,11 +27,11 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from flashdistill.core.errors import InputError
+from flashdistill.core.errors import InputError, first_line
 from flashdistill.core.seeds import derive_seed
 from flashdistill.data.tasks.task import Task, TaskKind
 from flashdistill.evaluation.finetuning.sources import Located, ModelSource, locate_source
-from flashdistill.models.delivered import _first_line, _quiet_loading
+from flashdistill.models.delivered import quiet_loading
 from flashdistill.models.ib_bert import projects_block_input
 from flashdistill.models.students import build_student, project_block_input
 
@@ -204,7 +204,7 @@ def _load(family: Any, config: PretrainedConfig, directory: Path) -> tuple[PreTr
         InputError: weights are missing, damaged or of other sizes.
     """
     try:
-        with _quiet_loading():
+        with quiet_loading():
             model, info = family.from_pretrained(
                 str(directory),
                 config=config,
@@ -216,7 +216,7 @@ def _load(family: Any, config: PretrainedConfig, directory: Path) -> tuple[PreTr
                 dtype=torch.float32,
             )
     except Exception as error:  # safetensors' exception and those of torch share no base
-        raise InputError(f"cannot load {directory}: {_first_line(error)}") from error
+        raise InputError(f"cannot load {directory}: {first_line(error)}") from error
     prefix = f"{model.base_model_prefix}."
     lacking = set(info["missing_keys"]) | {str(key[0]) for key in info["mismatched_keys"]}
     body = sorted(key for key in lacking if key.startswith(prefix) and "pooler" not in key)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from flashdistill.evaluation.finetuning.finetune import Finetuned, Kept, check_t
 from flashdistill.evaluation.finetuning.metrics import TASK_METRICS
 from flashdistill.evaluation.finetuning.scores import TaskScore, scores_from_json, scores_to_json
 from flashdistill.evaluation.finetuning.settings import FinetuneSettings, Sweep, TuningSettings
-from flashdistill.evaluation.finetuning.sources import Located, ModelSource, locate_source
+from flashdistill.evaluation.finetuning.sources import Located, ModelSource, locate_source, with_length
 from flashdistill.evaluation.finetuning.sweep import SweepResult, run_sweep
 from flashdistill.training.compute import Compute
 
@@ -117,27 +117,35 @@ class TuningPlan:
             KeyboardInterrupt: the process was asked to stop; the same call goes on later.
         """
         compute, progress = compute or Compute(), progress or Silent()
-        located = {name: locate_source(source) for name, source in self.models.items()}
-        for model in located.values():
+        located = {name: replace(locate_source(source), name=name) for name, source in self.models.items()}
+        suited: dict[tuple[str, str], TuningSettings] = {}
+        for name, model in located.items():
             for task in self.tasks:
-                check_together(model, task, self.settings)
+                teacher = check_together(model, task, self.settings)
+                suited[name, task.name] = with_length(self.settings, task.kind, model, teacher)
         result = PlanResult()
         for name, model in located.items():
             for task in self.tasks:
                 place = directory / _file_name(name) / _file_name(task.name)
-                group = _Group(name, model, task, self, place, directory / SHARED, compute, progress)
+                settings = suited[name, task.name]
+                group = _Group(name, model, task, self, settings, place, directory / SHARED, compute, progress)
                 group.run(result)
         return result
 
 
 @dataclass(frozen=True)
 class _Group:
-    """One model on one task: the sweep, then all seeds."""
+    """One model on one task: the sweep, then all seeds.
+
+    Attributes:
+        settings: the plan's, their length suited to the model and the task.
+    """
 
     name: str
     located: Located
     task: Task
     plan: TuningPlan
+    settings: TuningSettings
     place: Path
     shared: Path
     compute: Compute
@@ -145,7 +153,7 @@ class _Group:
 
     def run(self, result: PlanResult) -> None:
         key = (self.name, self.task.name)
-        settings = self.plan.settings
+        settings = self.settings
         if self.plan.sweep is not None:
             try:
                 result.sweeps[key] = self._sweep(settings, self.plan.sweep)

@@ -42,7 +42,7 @@ class QuestionRecipe(TaskRecipe[QuestionFeatures]):
         features = question_features(
             _questions(rows),
             tokenizer,
-            max_length=settings.max_length,
+            max_length=settings.tokens,
             document_stride=settings.document_stride,
             max_query_length=settings.max_query_length,
         )

@@ -44,7 +44,7 @@ class _SentenceRecipe(TaskRecipe[SentenceFeatures]):
         self, rows: Rows, task: Task, tokenizer: PreTrainedTokenizerFast, settings: TuningSettings
     ) -> SentenceFeatures:
         assert isinstance(rows, Sentences)
-        return SentenceFeatures(encode(rows.texts, rows.pairs, tokenizer, settings.max_length), rows.labels)
+        return SentenceFeatures(encode(rows.texts, rows.pairs, tokenizer, settings.tokens), rows.labels)
 
     def loss(
         self,

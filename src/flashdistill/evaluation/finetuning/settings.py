@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field
 
 from flashdistill.core.settings import Section
 from flashdistill.data.tasks.settings import NonEmpty, TaskSettings
+from flashdistill.data.tasks.task import TaskKind
 from flashdistill.training.settings import OptimizerName
 
 
@@ -39,6 +40,10 @@ class Sweep(Section):
     trials: int = Field(8, ge=1, description="at most this many combinations are tried")
 
 
+USUAL_LENGTH: dict[TaskKind, int] = {"classification": 128, "regression": 128, "question-answering": 384}
+"""``max_length`` where none is set, in tokens: what BERT's authors and most others take for GLUE and SQuAD."""
+
+
 class TuningSettings(Section):
     """One fine-tuning. The defaults suit GLUE-sized tasks; published small students use 1e-5 to 1e-4."""
 
@@ -50,12 +55,24 @@ class TuningSettings(Section):
     warmup_fraction: float = Field(0.1, ge=0, lt=1)
     gradient_clip: float = Field(1.0, gt=0)
     dropout: float | None = Field(None, ge=0, lt=1, description="of the head and body; null: what the model says")
-    max_length: int = Field(128, ge=8, description="tokens of a sequence, or of a question with its window of context")
+    max_length: int | None = Field(
+        None,
+        ge=8,
+        description="tokens of a sequence, or of a question with its window of context; null: 128, for questions 384, "
+        "or the model's positions where these are fewer",
+    )
     document_stride: int = Field(128, ge=1, description="tokens that neighbouring windows of a context share")
     max_query_length: int = Field(64, ge=1)
     max_answer_length: int = Field(30, ge=1, description="tokens")
     n_best: int = Field(20, ge=1)
     distillation: TaskDistillation | None = None
+
+    @property
+    def tokens(self) -> int:
+        """``max_length`` of settings that have one; see `sources.with_length`."""
+        if self.max_length is None:
+            raise ValueError("max_length is not known yet: it depends on the task and the model")
+        return self.max_length
 
 
 class FinetuneSettings(TuningSettings):

@@ -13,7 +13,9 @@ from transformers import PretrainedConfig, PreTrainedTokenizerFast
 from flashdistill.core.architecture import Architecture, StudentFamily
 from flashdistill.core.errors import InputError, TeacherError
 from flashdistill.core.files import content_key, sha256_file
+from flashdistill.data.tasks.task import TaskKind
 from flashdistill.data.tokenizer import load_tokenizer
+from flashdistill.evaluation.finetuning.settings import USUAL_LENGTH, TuningSettings
 from flashdistill.models.foreign import locate, read_config
 from flashdistill.models.settings import WheelModel
 from flashdistill.models.students import student_config
@@ -79,20 +81,28 @@ def locate_source(source: ModelSource) -> Located:
     return found
 
 
-def check_length(located: Located, max_length: int) -> None:
-    """Refuse sequences longer than a model's table of positions.
+def with_length(settings: TuningSettings, kind: TaskKind, *models: Located | None) -> TuningSettings:
+    """The settings with a ``max_length`` that suits a kind of task and all the models.
+
+    A length that is set must fit; otherwise it is the usual one, or the fewest positions of a model.
+
+    Args:
+        models: the student and its teacher; None stands for no teacher.
 
     Raises:
-        InputError: says what to set.
+        InputError: a model has fewer positions than are set; says what to set.
     """
-    if not hasattr(located.config, "max_position_embeddings"):
-        return
-    positions = usable_positions(located.config)
-    if max_length > positions:
-        raise InputError(
-            f"{located.name} takes at most {positions} tokens, but finetune.max_length is {max_length}; "
-            f"set it to {positions} or less"
-        )
+    tables = [model for model in models if model and hasattr(model.config, "max_position_embeddings")]
+    positions = {model.name: usable_positions(model.config) for model in tables}
+    if settings.max_length is None:
+        return settings.model_copy(update={"max_length": min([USUAL_LENGTH[kind], *positions.values()])})
+    for name, most in positions.items():
+        if settings.max_length > most:
+            raise InputError(
+                f"{name} takes at most {most} tokens, but finetune.max_length is {settings.max_length}; "
+                f"set it to {most} or less"
+            )
+    return settings
 
 
 def _from_scratch(source: FromScratch) -> Located:

@@ -22,7 +22,7 @@ from flashdistill.data.tokenizer import tokenizer_hash
 from flashdistill.evaluation.finetuning.heads import finetuned_kind, labels_of, load_finetuned
 from flashdistill.evaluation.finetuning.kinds import Features, Outputs, recipe_for
 from flashdistill.evaluation.finetuning.settings import TuningSettings
-from flashdistill.evaluation.finetuning.sources import Located, check_length, locate_source
+from flashdistill.evaluation.finetuning.sources import Located, locate_source
 from flashdistill.training.compute import Compute
 
 _FORMAT = 1
@@ -49,7 +49,6 @@ def locate_teacher(student: Located, task: Task, settings: TuningSettings) -> Lo
         )
     if kind == "classification":
         label_columns(teacher.config, task, teacher.name)
-    check_length(teacher, settings.max_length)
     if not recipe_for(kind).teacher_may_tokenise_otherwise and not _same_tokens(teacher, student.tokenizer):
         raise InputError(
             f"finetune.distillation.teacher: {teacher.name} has another tokenizer than {student.name}; "
@@ -106,7 +105,7 @@ def teacher_outputs(
     recipe = recipe_for(task.kind)
     same = _same_tokens(teacher, tokenizer)
     # A teacher's own tokens do not depend on the student's.
-    tokens = (settings.max_length, settings.document_stride, settings.max_query_length)
+    tokens = (settings.tokens, settings.document_stride, settings.max_query_length)
     data = (task.name, task.kind, task.labels, task.identity, len(features))
     key = content_key(_FORMAT, teacher.identity, data, tokens)
     path = cache / f"teacher-{key}.safetensors"

@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from flashdistill.core.environment import environment_variable
-from flashdistill.core.errors import TargetError
+from flashdistill.core.errors import TargetError, first_line
 from flashdistill.core.registry import load
 from flashdistill.hardware.device_timing import ResidentCall
 from flashdistill.hardware.settings import Precision, TargetSettings
@@ -221,7 +221,7 @@ def _scratch_for_inductor(directory: Path) -> Iterator[None]:
 
 def _why(error: Exception) -> str:
     """The first line of the reason, and what to do where that is known."""
-    line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    line = first_line(error)
     if type(error).__name__ == "InvalidCxxCompiler" or "No working C++ compiler" in str(error):
         return f"{line.rstrip('.')}; install a C++ compiler such as g++, or set target.runtime to torch"
     return line
