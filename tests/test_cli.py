@@ -263,6 +263,8 @@ def test_check_answers_at_once(directory):
     [
         (NothingFeasibleError("nothing fits"), 3, "error: nothing fits\n"),
         (TargetError("no runtime"), 1, "error: no runtime\n"),
+        (PermissionError(13, "Permission denied", "/data/text.txt"), 1, "error: /data/text.txt: Permission denied\n"),
+        (OSError(5, "Input/output error"), 1, "error: Input/output error\n"),
         (KeyboardInterrupt(), 130, "stopped; the same command resumes\n"),
     ],
 )

@@ -300,6 +300,13 @@ def test_shipped_configurations_are_valid_and_read_back_equal(load, path):
     assert load(dump_config(config)) == config
 
 
+def test_a_password_is_not_kept(load):
+    config = load(GOOD, "search.storage=postgresql://me:geheim@db/runs")
+    kept = load(dump_config(config))
+    assert kept.search.storage == "postgresql://me:***@db/runs"
+    assert not config_differences(kept, config)
+
+
 def test_the_resolved_configuration_states_versions_and_defaults(load):
     text = dump_config(load(), {"torch": "2.13.0", "python": "3.11\ninjected: true"})
     lines = text.split("\n")

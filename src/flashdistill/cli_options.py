@@ -33,6 +33,9 @@ class Verbs(TyperGroup):
         except Exception as error:
             if hasattr(error, "format_message"):  # a usage error, which typer words itself
                 raise
+            if isinstance(error, OSError) and error.strerror:  # a file that is not ours to read, a disk that fails
+                complain(f"error: {error.filename}: {error.strerror}" if error.filename else f"error: {error.strerror}")
+                raise typer.Exit(1) from None
             traceback.print_exc()
             complain(f"error: unexpected {type(error).__name__}: {error}; please report it with the traceback above")
             raise typer.Exit(1) from None

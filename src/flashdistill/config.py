@@ -35,6 +35,7 @@ from flashdistill.core.measurement import Constraint, metric_parts
 from flashdistill.core.registry import did_you_mean
 from flashdistill.core.section_check import checked_fields, shown
 from flashdistill.core.settings import Section
+from flashdistill.core.trust import without_password
 from flashdistill.core.yaml_source import KeyPath, YamlSource, plain_scalar, read_yaml
 from flashdistill.data.settings import CorpusSettings
 from flashdistill.distillation.settings import DistillationSettings, FlashSettings, SignalSettings, inherit
@@ -345,7 +346,8 @@ def architecture_misfit(architecture: Architecture, space: SpaceSettings) -> str
 def dump_config(config: RunConfig, versions: Mapping[str, str] | None = None) -> str:
     """The resolved configuration as YAML that `load_config` reads back to an equal one.
 
-    ``versions`` (of Python, FlashDistill and its libraries) become comments at the top.
+    But for the password of ``search.storage``, which is left out. ``versions`` (of Python,
+    FlashDistill and its libraries) become comments at the top.
     """
     lines = ["# The resolved configuration of a FlashDistill run: every default is written out."]
     lines += [f"# {name}: {' '.join(str(version).split())}" for name, version in (versions or {}).items()]
@@ -354,8 +356,16 @@ def dump_config(config: RunConfig, versions: Mapping[str, str] | None = None) ->
     yaml.Representer = _ExplicitNulls
     yaml.default_flow_style = None
     yaml.width = 10_000
-    yaml.dump(_quoted(config.model_dump(mode="json", by_alias=True)), stream)
+    yaml.dump(_quoted(_as_kept(config)), stream)
     return "\n".join(lines) + "\n" + stream.getvalue()
+
+
+def _as_kept(config: RunConfig) -> dict[str, Any]:
+    """The configuration as plain values, without passwords."""
+    values = config.model_dump(mode="json", by_alias=True)
+    if (storage := config.search.storage) is not None:
+        values["search"]["storage"] = without_password(storage)
+    return values
 
 
 class _ExplicitNulls(RoundTripRepresenter):
@@ -404,7 +414,7 @@ def _identifying(config: RunConfig) -> dict[str, Any]:
     """Leaf values by dotted key, without those that have no effect on results."""
     return {
         key: value
-        for key, value in _leaves(config.model_dump(mode="json", by_alias=True), "")
+        for key, value in _leaves(_as_kept(config), "")
         if not any(key == free or key.startswith(f"{free}.") for free in _WITHOUT_EFFECT_ON_RESULTS)
     }
 

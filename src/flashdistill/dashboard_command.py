@@ -16,7 +16,8 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 from flashdistill.config import load_config
 from flashdistill.core.errors import InputError
 from flashdistill.core.run_directory import RunDirectory
-from flashdistill.exploration.storage import as_user_errors, check_before_opening, open_storage, shown_url, sqlite_url
+from flashdistill.core.trust import without_password
+from flashdistill.exploration.storage import as_user_errors, check_before_opening, open_storage, sqlite_url
 
 HOST = "127.0.0.1"
 
@@ -46,7 +47,7 @@ def serve(run: RunDirectory, port: int, announce: Callable[[str], None]) -> None
         try:
             study = storage.get_study_id_from_name(config.name)
         except KeyError:
-            message = f"{shown_url(url)} has no study {config.name!r} yet; start the search of {run.path} first"
+            message = f"{without_password(url)} has no study {config.name!r} yet; start the search of {run.path} first"
             raise InputError(message) from None
     with _listen(read_only(wsgi(storage)), port) as server:
         announce(f"http://{HOST}:{server.server_port}/dashboard/studies/{study} (read-only; Ctrl-C stops it)")

@@ -27,6 +27,8 @@ from flashdistill.core.run_directory import RunDirectory
 from flashdistill.core.trial import Trial, TrialState
 from flashdistill.exploration.pareto import pareto_front
 from flashdistill.exploration.space import DesignSpace
+from flashdistill.core.trust import without_password
+from flashdistill.exploration.ownership import Owner
 from flashdistill.exploration.storage import sqlite_url
 from flashdistill.exploration.study import Study
 from flashdistill.exploration.warm_start import recorded_trials
@@ -146,8 +148,8 @@ def _renewed(run: Path, old: RunConfig, output: Path | None, overrides: Sequence
     if problems:
         raise ConfigError(problems)
     storage = new.search.storage
-    if storage is not None and (storage, new.name) == (old.search.storage, old.name):
-        message = f"the storage {storage!r} has a study {old.name!r} already, the old run's; give another name=NAME"
+    if storage is not None and (without_password(storage), new.name) == (old.search.storage, old.name):
+        message = f"the storage {without_password(storage)!r} has a study {old.name!r} already, the old run's; give another name=NAME"
         raise ConfigError([ConfigProblem("name", message)])
     return new
 
@@ -208,7 +210,8 @@ def _study(directory: RunDirectory, config: RunConfig, family: StudentFamily) ->
     url = config.search.storage or sqlite_url(directory.study)
     started = int(directory.state().get("started_trials", 0))
     factors = DesignSpace(config.space, family).factors
-    return Study.open(url, config.name, config.objectives, factors, config.constraints, started)
+    owner = Owner.of(directory)
+    return Study.open(url, config.name, config.objectives, factors, config.constraints, started, owner)
 
 
 def _copy_files(source: Path, directory: Path, names: Sequence[str]) -> None:

@@ -22,6 +22,7 @@ from flashdistill.core.registry import load
 from flashdistill.core.trial import Trial, TrialState
 from flashdistill.exploration.algorithms.base import Algorithm, SearchProblem
 from flashdistill.exploration.algorithms.probes import probe_design
+from flashdistill.exploration.ownership import Owner
 from flashdistill.exploration.settings import ALGORITHMS
 from flashdistill.exploration.space import DesignSpace
 from flashdistill.exploration.storage import sqlite_url
@@ -52,8 +53,9 @@ class Search:
         self.space = DesignSpace(config.space, bench.family)
         started = int(self.directory.state().get("started_trials", 0))
         url = config.search.storage or sqlite_url(self.directory.study)
+        owner = Owner.of(self.directory)
         self.study = Study.open(
-            url, config.name, config.objectives, self.space.factors, config.constraints, expected_trials=started
+            url, config.name, config.objectives, self.space.factors, config.constraints, started, owner
         )
 
     @classmethod

@@ -9,12 +9,29 @@ import pytest
 
 from flashdistill.core.progress import Silent
 from flashdistill.core.run_directory import RunDirectory
-from flashdistill.core.trust import private_directory
+from flashdistill.core.trust import private_directory, without_password
 from flashdistill.data.settings import CorpusSettings
 from flashdistill.data.token_cache import prepare_corpus
 from flashdistill.data.tokenizer import train_wordpiece
 from flashdistill.hardware.cache import cached_artifact
 from tests.tiny_run import write_text
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://me:geheim@db/runs", "postgresql://me:***@db/runs"),
+        ("postgresql+psycopg://me:ge@h:eim@db:5432/runs?a=b", "postgresql+psycopg://me:***@db:5432/runs?a=b"),
+        ("postgresql://me@/runs?host=/tmp&password=geheim&user=me", "postgresql://me@/runs?host=/tmp&password=***&user=me"),
+        ("postgresql://me@/runs?sslpassword=geheim", "postgresql://me@/runs?sslpassword=***"),
+        ("postgresql//me:geheim@db/runs", "postgresql//me:***@db/runs"),
+        ("me:geheim@db/runs", "me:***@db/runs"),
+        ("postgresql://me@db:5432/runs", "postgresql://me@db:5432/runs"),
+        ("sqlite:////tmp/a:b@c.db", "sqlite:////tmp/a:b@c.db"),
+    ],
+)
+def test_a_url_without_its_password(url: str, shown: str) -> None:
+    assert without_password(url) == without_password(shown) == shown
 
 
 def mode(path: Path) -> int:

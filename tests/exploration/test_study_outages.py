@@ -26,6 +26,7 @@ from flashdistill.core.errors import RunDirectoryError
 from flashdistill.core.measurement import Objective
 from flashdistill.core.run_directory import RunDirectory
 from flashdistill.core.trial import TrialState
+from flashdistill.core.trust import without_password
 from flashdistill.execution.executor import Job, Surroundings
 from flashdistill.execution.processes import ProcessExecutor
 from flashdistill.execution.settings import ExecutionSettings
@@ -356,3 +357,11 @@ def test_a_password_stays_secret_in_an_outage(
         postgres.start()
         study.close()
     assert "geheim" not in str(caught.value) + caplog.text
+
+
+def test_a_kept_url_leaves_its_password_to_libpq(url: str) -> None:
+    opened = storage.open_storage(without_password(url.replace("tester@", "tester:geheim@")))
+    try:
+        assert opened.engine.url.password is None
+    finally:
+        storage.close_storage(opened)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from flashdistill.core.errors import TargetError
+from flashdistill.core.files import WriteError
 from flashdistill.hardware import artifacts
 from flashdistill.hardware.artifacts import (
     artifact_bytes,
@@ -91,7 +92,7 @@ def test_a_full_disk_is_said(artifact: Path, tmp_path: Path, monkeypatch: pytest
     write_stream(artifact, stream)
     stream.seek(0)
     monkeypatch.setattr(artifacts, "_copy", full)
-    with pytest.raises(TargetError, match=r"no space left on the disk of .*target; make room there"):
+    with pytest.raises(WriteError, match=r"target cannot be written: No space left on device .*; make room"):
         read_stream(stream, tmp_path / "target")
     assert not (tmp_path / "target").exists()
 

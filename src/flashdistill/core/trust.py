@@ -1,7 +1,8 @@
-"""What is kept from others, and what is not taken from them: private directories, configurations without code."""
+"""What is kept from others, and what is not taken from them: private directories, passwords, foreign code."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,23 @@ PRIVATE = 0o700
 
 NAMES_CODE = frozenset({"auto_map", "custom_pipelines", "attn_implementation", "experts_implementation"})
 """Keys of a model's or tokenizer's configuration that name modules of its author, or kernels on the hub."""
+
+HIDDEN = "***"
+"""Stands for a password."""
+
+_PASSWORD = re.compile(r"^([\w.+-]+://[^:/?@]*):[^?]*@")
+_ANYTHING_LIKE_IT = re.compile(r":[^/@][^@]*@")
+_PASSWORD_OPTION = re.compile(r"([?&][^=&]*password[^=&]*=)[^&]*", re.IGNORECASE)
+
+
+def without_password(url: str) -> str:
+    """A database's URL as it may be shown and kept: `HIDDEN` stands for each password in it.
+
+    A malformed URL may lose more than its password.
+    """
+    if "://" not in url:
+        return _ANYTHING_LIKE_IT.sub(f":{HIDDEN}@", url)
+    return _PASSWORD_OPTION.sub(rf"\1{HIDDEN}", _PASSWORD.sub(rf"\1:{HIDDEN}@", url))
 
 
 def private_directory(path: Path) -> Path:

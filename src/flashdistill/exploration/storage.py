@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import random
-import re
 import shutil
 import sqlite3
 import time
@@ -21,6 +20,7 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from flashdistill.core.errors import RunDirectoryError, first_line
+from flashdistill.core.trust import HIDDEN, without_password
 
 log = logging.getLogger(__name__)
 
@@ -65,11 +65,13 @@ def open_storage(url: str) -> RDBStorage:
         RunDirectoryError: another version of Optuna has made the tables.
     """
     parsed = _with_driver(make_url(url))
+    if parsed.password == HIDDEN:  # a run's own configuration does not have it; libpq may know it otherwise
+        parsed = parsed.set(password=None)
     options = {"pool_pre_ping": True, "connect_args": _connection_options(parsed)}
     try:
         storage = RDBStorage(parsed.render_as_string(hide_password=False), engine_kwargs=options)
     except RuntimeError as error:
-        raise RunDirectoryError(f"the study's storage {shown_url(url)}: {error}") from error
+        raise RunDirectoryError(f"the study's storage {without_password(url)}: {error}") from error
     if not _is_sqlite(parsed):
         event.listen(storage.engine, "handle_error", _raise_lost_connection)
     return storage
@@ -174,7 +176,7 @@ def check_before_opening(url: str, expected_trials: int) -> None:
         parsed = make_url(url)
     except ArgumentError:
         raise RunDirectoryError(
-            f"search.storage: {shown_url(url)!r} is not a storage URL; write sqlite:///FILE or postgresql://HOST/DATABASE"
+            f"search.storage: {without_password(url)!r} is not a storage URL; write sqlite:///FILE or postgresql://HOST/DATABASE"
         ) from None
     if not _is_sqlite(parsed) or not parsed.database or parsed.database == ":memory:":
         return
@@ -214,7 +216,7 @@ def as_user_errors(url: str) -> Iterator[None]:
         raise RunDirectoryError(_missing_driver(url, error)) from error
     except ConnectionLostError as error:
         raise RunDirectoryError(
-            f"the study's storage {shown_url(url)} does not answer: {error}; what it has is not lost: "
+            f"the study's storage {without_password(url)} does not answer: {error}; what it has is not lost: "
             "when it is back, the same command goes on"
         ) from error
     except (SQLAlchemyError, StorageInternalError, sqlite3.Error) as error:
@@ -222,7 +224,7 @@ def as_user_errors(url: str) -> Iterator[None]:
 
 
 def _missing_driver(url: str, error: Exception) -> str:
-    message = f"the study's storage {shown_url(url)} needs a database driver that is not installed"
+    message = f"the study's storage {without_password(url)} needs a database driver that is not installed"
     if _with_driver(make_url(url)).drivername == "postgresql+psycopg":
         return f"{message}; pip install 'flashdistill[postgresql]'"
     return f"{message}: {error}"
@@ -235,20 +237,10 @@ def _explain(url: str, error: Exception) -> str:
     advice, parsed = "check that it exists, can be written, and has free space", make_url(url)
     if _is_sqlite(parsed):
         advice += f"{_free_space(parsed)}; if it is damaged, {_ADVICE}"
-    return f"cannot use the study's storage {shown_url(url)}: {first_line(cause)}; {advice}"
+    return f"cannot use the study's storage {without_password(url)}: {first_line(cause)}; {advice}"
 
 
 def _free_space(url: URL) -> str:
     with contextlib.suppress(OSError):
         return f" ({shutil.disk_usage(Path(url.database or '').absolute().parent).free:,} bytes now)"
     return ""
-
-
-def shown_url(url: str) -> str:
-    """The URL without its password, of a malformed one without anything that could be one."""
-    try:
-        parsed = make_url(url)
-    except ArgumentError:
-        return re.sub(r":[^/@][^@]*@", ":***@", url)
-    secret = {key: "***" for key in parsed.query if "password" in key.lower()}
-    return parsed.update_query_dict(secret).render_as_string(hide_password=True).replace("%2A%2A%2A", "***")

@@ -23,6 +23,7 @@ from flashdistill.core.architecture import FACTORS, Architecture
 from flashdistill.core.errors import RunDirectoryError
 from flashdistill.core.measurement import Constraint, Goal, Measurement, Objective
 from flashdistill.core.trial import Trial, TrialState
+from flashdistill.core.trust import without_password
 from flashdistill.exploration.constraints import excess
 from flashdistill.exploration.ownership import Owner, require_owner
 from flashdistill.exploration.records import decode_measurements, encode_measurements, refuse_non_finite
@@ -33,7 +34,6 @@ from flashdistill.exploration.storage import (
     open_storage,
     opening_alone,
     outlasting,
-    shown_url,
 )
 
 _Result = TypeVar("_Result")
@@ -120,11 +120,11 @@ class Study:
             undo.callback(close_storage, storage)
             study = _load_or_create(storage, url, name, objectives, expected_trials)
             if owner is not None:
-                require_owner(study, owner, shown_url(url))
+                require_owner(study, owner, without_password(url))
             count = len(study.get_trials(deepcopy=False))
             if count < expected_trials:
                 raise RunDirectoryError(
-                    f"study {name!r} in {shown_url(url)} has {count} trials, but this run has started "
+                    f"study {name!r} in {without_password(url)} has {count} trials, but this run has started "
                     f"{expected_trials}: the database was cut or replaced; restore it from a backup, "
                     "or start again in a new output directory"
                 )
@@ -325,7 +325,7 @@ def _load_or_create(
     if name not in optuna.get_all_study_names(storage):
         if expected_trials:
             raise RunDirectoryError(
-                f"{shown_url(url)} has no study {name!r}, but this run has started {expected_trials} trials in it; "
+                f"{without_password(url)} has no study {name!r}, but this run has started {expected_trials} trials in it; "
                 "restore the database from a backup, or start again in a new output directory"
             )
         study = optuna.create_study(storage=storage, sampler=sampler, study_name=name, directions=directions)
@@ -338,7 +338,7 @@ def _load_or_create(
     if stored != directions or names != metrics:
         found = ", ".join(f"{goal} {metric}" for goal, metric in zip(stored, names, strict=False))
         raise RunDirectoryError(
-            f"study {name!r} in {shown_url(url)} is a search to {found}; "
+            f"study {name!r} in {without_password(url)} is a search to {found}; "
             "use another name or output directory for other objectives"
         )
     study.set_metric_names(metrics)

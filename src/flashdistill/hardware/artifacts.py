@@ -10,7 +10,6 @@ stream it is one JSON line with names and sizes, followed by the contents.
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import shutil
@@ -21,7 +20,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from flashdistill.core.errors import TargetError
-from flashdistill.core.files import content_key, sha256_file, sync_directory
+from flashdistill.core.files import content_key, sha256_file, sync_directory, writing
+from flashdistill.hardware.lines import failure, reported
 
 _CHUNK_BYTES = 1 << 20
 
@@ -64,10 +64,11 @@ def read_stream(stream: BinaryIO, directory: Path) -> Path:
 
     Raises:
         EOFError: the stream ended early.
-        TargetError: the sender could not send, or the disk is full.
+        TargetError: the sender could not send.
+        WriteError: the disk is full.
     """
     header = _header(stream)
-    with complete_or_absent(directory) as temporary, told_when_full(directory):
+    with complete_or_absent(directory) as temporary, writing(directory, temporary):
         for name, size in header["files"].items():
             _copy(stream, _inside(temporary, name), size)
     return directory / header["artifact"]
@@ -87,20 +88,9 @@ def complete_or_absent(directory: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-@contextlib.contextmanager
-def told_when_full(directory: Path) -> Iterator[None]:
-    """Turn the lack of disk space into a `TargetError`."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise TargetError(f"no space left on the disk of {directory}; make room there") from error
-
-
 def copy_artifact(artifact: Path, directory: Path) -> Path:
     """Copy into ``directory``, which is replaced; returns the artifact in it."""
-    with complete_or_absent(directory) as temporary, told_when_full(directory):
+    with complete_or_absent(directory) as temporary, writing(directory, temporary):
         for name, file in artifact_files(artifact).items():
             copy = _inside(temporary, name)
             copy.parent.mkdir(parents=True, exist_ok=True)
@@ -115,7 +105,7 @@ def _header(stream: BinaryIO) -> dict[str, Any]:
         except ValueError:
             continue  # a login shell's greeting
         if isinstance(header, dict) and "error" in header:
-            raise TargetError(header["error"])
+            raise reported(header)
         if isinstance(header, dict) and "files" in header:
             return header
     raise EOFError("the stream ended before it began")
@@ -151,7 +141,7 @@ def main() -> None:
             received = read_stream(sys.stdin.buffer, Path(arguments["directory"]))
             output.write(json.dumps({"artifact": str(received)}).encode() + b"\n")
     except (OSError, EOFError, TargetError) as error:
-        output.write(json.dumps({"error": str(error)}).encode() + b"\n")
+        output.write(json.dumps(failure(error)).encode() + b"\n")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Requests and answers as JSON lines: how the coordinator talks to the processes it starts.
 
-    {"do": command, **arguments}   →   {**answer}, or {"error": message}
+    {"do": command, **arguments}   →   {**answer}, or {"error": message}, with {"disk": true} where that is at fault
 
 Each process answers one request after the other on its standard output; before an answer it may
 send ``{"message": text}`` lines for the user. Arrays travel in the lines, so that it makes no
@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from flashdistill.core.errors import FlashDistillError, TargetError
+from flashdistill.core.files import WriteError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -117,7 +118,7 @@ class Conversation:
                 if self._tell is not None:
                     self._tell(f"{self._place}{answer['message']}")
             elif "error" in answer:
-                raise TargetError(f"{self._place}{answer['error']}")
+                raise reported(answer, self._place)
             else:
                 return answer
 
@@ -199,7 +200,7 @@ def converse(make_commands: Callable[[Callable[[str], None]], Commands]) -> None
     try:
         commands = make_commands(lambda text: say(message=text))
     except Exception as error:
-        say(error=_words(error))
+        say(**failure(error))
         return
     say(ready=True)
     for line in sys.stdin:
@@ -207,7 +208,7 @@ def converse(make_commands: Callable[[Callable[[str], None]], Commands]) -> None
         try:
             answer = commands[request.pop("do")](**request)
         except Exception as error:  # every failure is the coordinator's to judge
-            answer = {"error": _words(error)}
+            answer = failure(error)
         say(**answer)
 
 
@@ -234,6 +235,16 @@ def end_with_input() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True, name="end-with-input").start()
+
+
+def failure(error: Exception) -> Answer:
+    """The answer of a process that could not do what it was asked."""
+    return {"error": _words(error)} | ({"disk": True} if isinstance(error, WriteError) else {})
+
+
+def reported(answer: Answer, place: str = "") -> TargetError | WriteError:
+    """What a `failure` tells; a full disk is no fault of the model that was to be served."""
+    return (WriteError if answer.get("disk") else TargetError)(f"{place}{answer['error']}")
 
 
 def _words(error: Exception) -> str:

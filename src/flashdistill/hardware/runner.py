@@ -27,8 +27,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from flashdistill.core.files import read_json, write_json
-from flashdistill.hardware.artifacts import artifact_bytes, told_when_full
+from flashdistill.core.files import read_json, write_json, writing
+from flashdistill.hardware.artifacts import artifact_bytes
 from flashdistill.hardware.lines import Answer, Commands, converse, pack, unpack
 
 
@@ -59,7 +59,7 @@ class Runner:
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir(parents=True)
         start = time.perf_counter()
-        with told_when_full(place):
+        with writing(place):
             prepared = self._target.prepare(Path(artifact), place)
         seconds = time.perf_counter() - start
         if prepared == Path(artifact):

@@ -24,7 +24,7 @@ from flashdistill.core.progress import Progress
 from flashdistill.hardware.agent import package_version
 from flashdistill.hardware.artifacts import read_stream, write_stream
 from flashdistill.hardware.hosts import Host, end, start_process
-from flashdistill.hardware.lines import ANSWER_SECONDS, Answer, Conversation, RunnerDiedError, last_words
+from flashdistill.hardware.lines import ANSWER_SECONDS, Answer, Conversation, RunnerDiedError, last_words, reported
 
 _OPTIONS = (
     "BatchMode=yes",
@@ -130,7 +130,7 @@ class SshHost(Host):
         finally:
             end(process)
         if "error" in answer:
-            raise TargetError(f"{self.place}{answer['error']}")
+            raise reported(answer, self.place)
 
     def _broke_off(self, process: subprocess.Popen[bytes], log: Path) -> RunnerDiedError:
         with contextlib.suppress(subprocess.TimeoutExpired):
