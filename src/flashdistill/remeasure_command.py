@@ -25,10 +25,10 @@ from flashdistill.core.measurement import known_before_training, metric_parts
 from flashdistill.core.progress import Progress
 from flashdistill.core.run_directory import RunDirectory
 from flashdistill.core.trial import Trial, TrialState
-from flashdistill.exploration.pareto import pareto_front
-from flashdistill.exploration.space import DesignSpace
 from flashdistill.core.trust import without_password
 from flashdistill.exploration.ownership import Owner
+from flashdistill.exploration.pareto import pareto_front
+from flashdistill.exploration.space import DesignSpace
 from flashdistill.exploration.storage import sqlite_url
 from flashdistill.exploration.study import Study
 from flashdistill.exploration.warm_start import recorded_trials
@@ -149,8 +149,8 @@ def _renewed(run: Path, old: RunConfig, output: Path | None, overrides: Sequence
         raise ConfigError(problems)
     storage = new.search.storage
     if storage is not None and (without_password(storage), new.name) == (old.search.storage, old.name):
-        message = f"the storage {without_password(storage)!r} has a study {old.name!r} already, the old run's; give another name=NAME"
-        raise ConfigError([ConfigProblem("name", message)])
+        has = f"the storage {without_password(storage)!r} has a study {old.name!r} already, the old run's"
+        raise ConfigError([ConfigProblem("name", f"{has}; give another name=NAME")])
     return new
 
 

@@ -22,7 +22,10 @@ from tests.tiny_run import write_text
     [
         ("postgresql://me:geheim@db/runs", "postgresql://me:***@db/runs"),
         ("postgresql+psycopg://me:ge@h:eim@db:5432/runs?a=b", "postgresql+psycopg://me:***@db:5432/runs?a=b"),
-        ("postgresql://me@/runs?host=/tmp&password=geheim&user=me", "postgresql://me@/runs?host=/tmp&password=***&user=me"),
+        (
+            "postgresql://me@/runs?host=/tmp&password=geheim&user=me",
+            "postgresql://me@/runs?host=/tmp&password=***&user=me",
+        ),
         ("postgresql://me@/runs?sslpassword=geheim", "postgresql://me@/runs?sslpassword=***"),
         ("postgresql//me:geheim@db/runs", "postgresql//me:***@db/runs"),
         ("me:geheim@db/runs", "me:***@db/runs"),

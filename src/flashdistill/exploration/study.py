@@ -325,8 +325,8 @@ def _load_or_create(
     if name not in optuna.get_all_study_names(storage):
         if expected_trials:
             raise RunDirectoryError(
-                f"{without_password(url)} has no study {name!r}, but this run has started {expected_trials} trials in it; "
-                "restore the database from a backup, or start again in a new output directory"
+                f"{without_password(url)} has no study {name!r}, but this run has started {expected_trials} trials "
+                "in it; restore the database from a backup, or start again in a new output directory"
             )
         study = optuna.create_study(storage=storage, sampler=sampler, study_name=name, directions=directions)
         study.set_metric_names(metrics)

@@ -23,8 +23,8 @@ from flashdistill.core.errors import ConfigError, ConfigProblem, RunDirectoryErr
 from flashdistill.core.measurement import Measurement
 from flashdistill.core.run_directory import RunDirectory
 from flashdistill.core.trial import Trial, TrialState
-from flashdistill.core.yaml_source import read_yaml
 from flashdistill.core.trust import without_password
+from flashdistill.core.yaml_source import read_yaml
 from flashdistill.exploration.space import DesignSpace
 from flashdistill.exploration.storage import as_user_errors, open_storage, sqlite_url
 from flashdistill.exploration.study import Study
@@ -103,7 +103,8 @@ def recorded_trials(run: Path) -> tuple[list[Trial], list[Trial]]:
             return reader.trials(), reader.probes()
         except KeyError as error:
             raise RunDirectoryError(
-                f"{without_password(str(url))} has no study {settings.get('name')!r} of {run}; it has not begun to search"
+                f"{without_password(str(url))} has no study {settings.get('name')!r} of {run}; "
+                "it has not begun to search"
             ) from error
         finally:
             storage.remove_session()
