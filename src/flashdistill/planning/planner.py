@@ -136,7 +136,7 @@ class Planner:
         return sum(groups.values())
 
     def _scoring(self, demands: Sequence[Demand]) -> Flops:
-        """Held-out text through every student, once through the teacher, whose head answers beside regular ones, too."""
+        """Held-out text through every student, once through the teacher, whose head answers each regular one anew."""
         batch = BatchShape.of(self.config.corpus, self.config.corpus.validation_sequences)
         student, finished = 0.0, 0.0
         for demand in demands:
