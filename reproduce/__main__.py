@@ -21,7 +21,8 @@ from pathlib import Path
 from benchmarks.search_replay.measured import MEASURED
 from flashdistill.core.files import write_text
 from flashdistill.delivery.formatting import format_seconds
-from reproduce.scales import INTERRUPTED, ROOT, SCALES
+from reproduce.scales import ROOT, SCALES
+from reproduce.script import INTERRUPTED
 
 COLLECTION = "README.md"
 """The page with all paragraphs and pictures, beside the files it shows."""

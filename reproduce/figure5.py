@@ -25,18 +25,9 @@ from flashdistill.delivery.plot_style import BASELINE, OTHER, STUDENT, new_figur
 from flashdistill.distillation.settings import DistillationSettings
 from flashdistill.evaluation.rank_fidelity import agreement
 from flashdistill.hardware.machine import fingerprint
-from reproduce.plan import Demand, plan_lines
-from reproduce.scales import (
-    SCALES,
-    Place,
-    Scale,
-    arguments,
-    configuration,
-    finish,
-    opened,
-    require_allowed,
-    results_directory,
-)
+from reproduce.plan import Demand, plan_of
+from reproduce.scales import Scale
+from reproduce.script import Made, Place, script
 
 SHARES = (0.0125, 0.025, 0.05, 0.1, 1.0)
 PAPERS_CHOICE = 0.05
@@ -45,17 +36,12 @@ PAPERS_CHOICE = 0.05
 
 def main() -> None:
     """Train what is missing, then draw and read off."""
-    given = arguments(__doc__)
-    scale, config = SCALES[given.scale], configuration(given)
-    if given.dry_run or (scale.heavy and not given.really):
-        print("\n".join(plan_lines(scale, config, demands(scale, config))))
-    if given.dry_run:
-        return
-    require_allowed(scale, given.really)
-    with opened(scale, config) as place:
-        if place is not None:
-            found = results(place)
-            finish("figure5", results_directory(given), draw(found), found, paragraph(found))
+    script("figure5", __doc__, plan_of(demands), lambda scale, config: make)
+
+
+def make(place: Place) -> Made:
+    found = results(place)
+    return Made(draw(found), found, paragraph(found))
 
 
 def demands(scale: Scale, config: RunConfig) -> list[Demand]:

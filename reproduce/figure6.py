@@ -17,17 +17,9 @@ from flashdistill.delivery.audit_plot import audit_plot
 from flashdistill.delivery.audit_text import advice, audit_lines, interval
 from flashdistill.delivery.json_form import encode
 from flashdistill.hardware.machine import fingerprint
-from reproduce.plan import Demand, plan_lines
-from reproduce.scales import (
-    SCALES,
-    Scale,
-    arguments,
-    configuration,
-    finish,
-    opened,
-    require_allowed,
-    results_directory,
-)
+from reproduce.plan import Demand, plan_of
+from reproduce.scales import Scale
+from reproduce.script import Made, Place, script
 
 KEPT = 0.6
 """Tau from which on an order counts as kept: four pairs in five stand as they stood."""
@@ -35,19 +27,14 @@ KEPT = 0.6
 
 def main() -> None:
     """Train what is missing, then draw and read off."""
-    given = arguments(__doc__)
-    scale, config = SCALES[given.scale], configuration(given)
-    if given.dry_run or (scale.heavy and not given.really):
-        print("\n".join(plan_lines(scale, config, demands(scale, config))))
-    if given.dry_run:
-        return
-    require_allowed(scale, given.really)
-    with opened(scale, config) as place:
-        if place is not None:
-            audit = Auditor(place.bench, place.ledger).audit(scale.audited, scale.repeats)
-            found = {"scale": scale.name, "audit": encode(audit), "machine": fingerprint()}
-            figure, table = audit_plot(audit).figure, "\n".join(["```", *audit_lines(audit), "```"])
-            finish("figure6", results_directory(given), figure, found, paragraph(audit), table)
+    script("figure6", __doc__, plan_of(demands), lambda scale, config: make)
+
+
+def make(place: Place) -> Made:
+    audit = Auditor(place.bench, place.ledger).audit(place.scale.audited, place.scale.repeats)
+    found = {"scale": place.scale.name, "audit": encode(audit), "machine": fingerprint()}
+    table = "\n".join(["```", *audit_lines(audit), "```"])
+    return Made(audit_plot(audit).figure, found, paragraph(audit), table)
 
 
 def demands(scale: Scale, config: RunConfig) -> list[Demand]:

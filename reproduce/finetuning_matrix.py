@@ -17,8 +17,9 @@ from typing import Any, Literal
 import numpy as np
 from matplotlib.figure import Figure
 
+from flashdistill.config import RunConfig
 from flashdistill.core.architecture import Architecture
-from flashdistill.core.errors import DivergedError, FlashDistillError
+from flashdistill.core.errors import DivergedError
 from flashdistill.data.tasks.loading import load_task
 from flashdistill.data.tasks.task import Sentences, Task
 from flashdistill.delivery.json_form import encode
@@ -30,17 +31,8 @@ from flashdistill.finetune_models import untrained
 from flashdistill.hardware.machine import fingerprint
 from flashdistill.task_results import task_facts
 from reproduce.finetuning_cost import cost_lines
-from reproduce.scales import (
-    SCALES,
-    FineTuning,
-    Place,
-    arguments,
-    configuration,
-    finish,
-    opened,
-    require_allowed,
-    results_directory,
-)
+from reproduce.scales import FineTuning, Scale
+from reproduce.script import Made, Place, script
 
 DIRECTORY = "tasks"
 """Of the working directory: all fine-tunings, of both tables."""
@@ -74,29 +66,26 @@ def make(
     table: Callable[[Found], str],
     paragraph: Callable[[Found], str],
 ) -> None:
-    """A script's whole life: train what is missing, then draw, tabulate and read off.
+    """The whole life of the script of a table.
 
     Args:
         name: ``table3`` or ``table4``.
     """
-    given = arguments(description)
-    scale = SCALES[given.scale]
-    part = scale.finetuning[name]
-    config = configuration(given, [part.section])
-    assert config.finetune is not None
-    try:
-        if given.dry_run or (scale.heavy and not given.really):
-            print("\n".join(cost_lines(scale, config, part)))
-        if given.dry_run:
-            return
-        require_allowed(scale, given.really)
+
+    def plan(scale: Scale, config: RunConfig) -> list[str]:
+        return cost_lines(scale, config, scale.finetuning[name])
+
+    def prepare(scale: Scale, config: RunConfig) -> Callable[[Place], Made]:
+        assert config.finetune is not None
         tasks = [load_task(task, config.seed) for task in config.finetune.tasks]
-    except FlashDistillError as error:
-        raise SystemExit(f"error: {error}") from error
-    with opened(scale, config) as place:
-        if place is not None:
-            found = results(place, part, tasks)
-            finish(name, results_directory(given), draw(found), found, paragraph(found), table(found))
+
+        def work(place: Place) -> Made:
+            found = results(place, scale.finetuning[name], tasks)
+            return Made(draw(found), found, paragraph(found), table(found))
+
+        return work
+
+    script(name, description, plan, prepare, lambda scale: [scale.finetuning[name].section])
 
 
 def results(place: Place, part: FineTuning, tasks: Sequence[Task]) -> Found:

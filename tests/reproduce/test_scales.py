@@ -13,8 +13,10 @@ from flashdistill.exploration.space import DesignSpace
 from flashdistill.models.parameter_count import count_parameters
 from flashdistill.planning.planner import Planner
 from reproduce import figure5, figure6, table2
+from reproduce import script as life
 from reproduce.plan import Demand, plan_lines
-from reproduce.scales import PAPER_TABLE_2, SCALES, Scale, require_allowed, table_2
+from reproduce.scales import PAPER_TABLE_2, SCALES, Scale, table_2
+from reproduce.script import require_allowed
 
 
 @pytest.mark.parametrize("scale", SCALES.values(), ids=str)
@@ -53,7 +55,7 @@ def test_a_dry_run_prints_the_plan_and_trains_nothing(
     script: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["script", "--scale", "paper", "--dry-run"])
-    monkeypatch.setattr(script, "opened", None)
+    monkeypatch.setattr(life, "opened", None)
     script.main()
     printed = capsys.readouterr().out
     assert "regular: 740,000 steps" in printed
@@ -65,7 +67,7 @@ def test_a_dry_run_prints_the_plan_and_trains_nothing(
 @pytest.mark.parametrize("script", [table2, figure5, figure6])
 def test_the_papers_scale_is_not_started_by_mistake(script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["script", "--scale", "paper"])
-    monkeypatch.setattr(script, "opened", None)
+    monkeypatch.setattr(life, "opened", None)
     with pytest.raises(SystemExit, match="--really"):
         script.main()
     require_allowed(SCALES["paper"], really=True)

@@ -15,7 +15,8 @@ from flashdistill.audit_command import Auditor
 from flashdistill.core.architecture import Architecture
 from flashdistill.core.rank_fidelity import Interval
 from reproduce import figure5, figure6, table2
-from reproduce.scales import Scale, TeacherShape, finish, opened
+from reproduce.scales import Scale, TeacherShape
+from reproduce.script import Made, finish, opened
 from tests.delivery.test_audit import AUDIT
 from tests.tiny_run import CONFIG, in_directory, write_text
 
@@ -65,7 +66,7 @@ def test_all_three_share_their_trainings(scale: Scale, tmp_path: Path, monkeypat
     assert {one.architecture for one in audit.students} >= set(STUDENTS)
     assert len(audit.students) == 5
     for name, script, found in (("table2", table2, table), ("figure5", figure5, curve)):
-        finish(name, tmp_path, script.draw(found), found, script.paragraph(found))
+        finish(name, tmp_path, Made(script.draw(found), found, script.paragraph(found)))
         assert json.loads((tmp_path / f"{name}.json").read_text())["reading"] in (tmp_path / f"{name}.md").read_text()
         assert (tmp_path / f"{name}.png").stat().st_size > 10_000
     assert table2.markdown_table(table).count("\n") == 5
