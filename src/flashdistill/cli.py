@@ -16,9 +16,17 @@ from flashdistill.cli_options import (
     ConfigOption,
     Devices,
     FlopsPerSecond,
+    Kind,
+    Latency,
+    Models,
     Output,
     Overrides,
+    Rows,
     Run,
+    Scratch,
+    TaskConfig,
+    TaskNames,
+    TaskTeacher,
     TeacherSizes,
     TextBytes,
     Verbs,
@@ -296,41 +304,20 @@ def audit(
 
 @app.command()
 def finetune(
-    models: Annotated[
-        list[str] | None,
-        typer.Argument(
-            help="Delivered students or other transformers directories, hub ids, or architectures (with --config); "
-            "overrides may follow, e.g. learning_rate=3e-5 or task.max_train_rows=1000.",
-            metavar="MODEL",
-        ),
-    ] = None,
-    task: Annotated[list[str] | None, typer.Option("--task", help="A public task, e.g. sst2; may be repeated.")] = None,
-    data: Annotated[
-        str | None, typer.Option("--data", help="Rows: a table of your own, or --task's files in their public format.")
-    ] = None,
+    models: Models = None,
+    task: TaskNames = None,
+    data: Rows = None,
     validation: Annotated[str | None, typer.Option("--validation", help="Its validation rows.")] = None,
     test: Annotated[str | None, typer.Option("--test", help="Its test rows.")] = None,
-    kind: Annotated[
-        Literal["classification", "regression", "question-answering"] | None,
-        typer.Option("--kind", help="Of your own rows; classification unless given."),
-    ] = None,
+    kind: Kind = None,
     text: Annotated[str | None, typer.Option("--text", help="Column of the text.")] = None,
     pair: Annotated[str | None, typer.Option("--pair", help="Column of the second text of pairs.")] = None,
     label: Annotated[str | None, typer.Option("--label", help="Column of the class or value.")] = None,
     seeds: Annotated[int | None, typer.Option("--seeds", help="Fine-tunings of each model on each task.")] = None,
-    teacher: Annotated[
-        str | None, typer.Option("--teacher", help="Learn from this model too; it is fine-tuned on the task already.")
-    ] = None,
-    scratch: Annotated[
-        bool, typer.Option("--scratch", help="Beside each student its architecture with random weights.")
-    ] = False,
-    config: Annotated[
-        Path | None,
-        typer.Option("--config", help="A run's YAML file: finetune, target and training are taken from it."),
-    ] = None,
-    latency: Annotated[
-        bool, typer.Option("--latency/--no-latency", help="Measure what is delivered on the target.")
-    ] = True,
+    teacher: TaskTeacher = None,
+    scratch: Scratch = False,
+    config: TaskConfig = None,
+    latency: Latency = True,
     output: Annotated[Path, typer.Option("--output", help="Where results and models go.")] = Path("finetuned"),
     json: Annotated[Path | None, typer.Option("--json", help="Write the scores to this file too.")] = None,
 ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import traceback
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
@@ -69,3 +69,30 @@ TeacherSizes = Annotated[
 TextBytes = Annotated[
     float | None, typer.Option("--text-bytes", help="Of the corpus, where its files do not tell.", min=1)
 ]
+
+# What `finetune` is asked.
+Models = Annotated[
+    list[str] | None,
+    typer.Argument(
+        help="Delivered students or other transformers directories, hub ids, or architectures (with --config); "
+        "overrides may follow, e.g. learning_rate=3e-5 or task.max_train_rows=1000.",
+        metavar="MODEL",
+    ),
+]
+TaskNames = Annotated[list[str] | None, typer.Option("--task", help="A public task, e.g. sst2; may be repeated.")]
+Rows = Annotated[
+    str | None, typer.Option("--data", help="Rows: a table of your own, or --task's files in their public format.")
+]
+Kind = Annotated[
+    Literal["classification", "regression", "question-answering"] | None,
+    typer.Option("--kind", help="Of your own rows; classification unless given."),
+]
+TaskTeacher = Annotated[
+    str | None, typer.Option("--teacher", help="Learn from this model too; it is fine-tuned on the task already.")
+]
+Scratch = Annotated[bool, typer.Option("--scratch", help="Beside each student its architecture with random weights.")]
+TaskConfig = Annotated[
+    Path | None,
+    typer.Option("--config", help="A run's YAML file: finetune, target and training are taken from it."),
+]
+Latency = Annotated[bool, typer.Option("--latency/--no-latency", help="Measure what is delivered on the target.")]
