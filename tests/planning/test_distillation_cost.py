@@ -166,7 +166,7 @@ def test_a_stage_by_hand() -> None:
         ([0, 1, 2], True, 3),  # one block a stage, whatever the stage
         ([0, 1, 2], False, 1 + 2 + 3),
         ([2, 5], True, 6),
-        ([0, 0, 1, 1], True, 1 + 1 + 1 + 2),  # the same block again begins at the first
+        ([0, 0, 1, 1], True, 1 + 1 + 1 + 1),  # the same block again begins before it
     ],
 )
 def test_blocks_of_the_teacher_for_one_batch(taught: list[int], kept: bool, blocks: int) -> None:

@@ -76,7 +76,8 @@ class Stage(StepLoss):
         self.student, self.signals, self.inputs, self.settings, self.block = student, signals, inputs, settings, block
         self.batch_size = settings.batch_size
         self.num_blocks = blocks.num_blocks(student)
-        self.teacher_block = layer_map(self.num_blocks, shape.num_blocks)[block]
+        taught = layer_map(self.num_blocks, shape.num_blocks)
+        self.teacher_block, self.taught_again = taught[block], taught[block] in taught[block + 1 :]
         adapters: dict[str, nn.Module] = {"width": WidthAdapter(projection)}
         if settings.losses.attention:
             adapters["heads"] = HeadAdapter(student.config.num_attention_heads, shape.num_heads)
@@ -105,7 +106,7 @@ class Stage(StepLoss):
         mask = blocks.additive_mask(token_mask)
         for number in range(first, self.block):
             hidden = blocks.run_block(self.student, number, hidden, mask)
-        answers = self.signals.stage(index, share, self.teacher_block, shared)
+        answers = self.signals.stage(index, share, self.teacher_block, shared, self.taught_again)
         with blocks.captured_projections(self.student, self.block) as projections:
             features = blocks.run_block(self.student, self.block, hidden, mask)
         loss = self._feature_loss(answers.features, self.adapters["width"](features).float(), token_mask)

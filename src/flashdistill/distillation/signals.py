@@ -148,12 +148,14 @@ class TeacherSignals:
     def pretraining_batch(self, index: int, share: Share = WHOLE) -> LoadedBatch:
         return self._batch(self.pretraining_data, "pretraining", index, share)
 
-    def stage(self, index: int, share: Share, block: int, shared: bool = True) -> StageSignals:
+    def stage(self, index: int, share: Share, block: int, shared: bool = True, again: bool = False) -> StageSignals:
         """The answers of ``block`` (from 0) to stage batch ``index``.
 
         Args:
             shared: whether other stages see this batch, too; then all blocks' answers are kept
                 at once.
+            again: whether the next stage learns from the same block, as in a student deeper than its
+                teacher; then what enters the block is kept, else what leaves it.
         """
         blocks = self.taught_blocks if shared else [block]
         name = _name("stage" if shared else f"block-{block}", index, share)
@@ -166,7 +168,7 @@ class TeacherSignals:
                 everything = self._all_maps(index, share, blocks)
                 self._stage_files.write(name, everything)
                 return {kind: everything[label] for kind, label in wanted.items()}
-            return self._kept(self._rolled(index, share, block, shared))
+            return self._kept(self._rolled(index, share, block, shared, again))
 
         answers = self._once((shared, index, block), share, answer)
         found = {kind: value.to(self.device).float() for kind, value in answers.items()}
@@ -225,11 +227,13 @@ class TeacherSignals:
             self._stage_files.write(_name("decoder", index, share), {"inputs": self._rounded(decoder_inputs).cpu()})
         return everything
 
-    def _rolled(self, index: int, share: Share, block: int, keep: bool) -> BlockMaps:
+    def _rolled(self, index: int, share: Share, block: int, keep: bool, again: bool) -> BlockMaps:
         """One block's maps from the kept hidden state before it, or from the beginning."""
         hidden = self._before(index, share, block)
         maps = self._maps(hidden, self.stage_batch(index, share).inputs, block)
-        if keep:
+        if keep and again:
+            self._rolling.put((index, share), block, hidden)
+        elif keep:
             self._rolling.put((index, share), block + 1, maps.features)
         return maps
 

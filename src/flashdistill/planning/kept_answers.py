@@ -114,14 +114,14 @@ def blocks_run(taught: Sequence[int], hidden_is_kept: bool) -> int:
 
     Args:
         taught: by stage, the block that teaches.
-        hidden_is_kept: whether a stage begins where the one before ended. One that is taught by the
-            same block again has to begin at the first.
+        hidden_is_kept: whether a stage begins where the one before ended, or, where it is taught by the
+            same block again, before that.
     """
     position = total = 0
-    for block in taught:
-        start = position if hidden_is_kept and position <= block else 0
-        total += block + 1 - start
-        position = block + 1
+    for stage, block in enumerate(taught):
+        total += block + 1 - position
+        if hidden_is_kept:
+            position = block if block in taught[stage + 1 :] else block + 1
     return total
 
 
