@@ -20,6 +20,7 @@ from flashdistill.execution.ray_worker import pack, unpack
 from flashdistill.execution.settings import ExecutionSettings
 from flashdistill.testing.executor_conformance import ExecutorConformance, Shown, square
 from tests.execution import jobs
+from tests.faults_catalogue import fault
 
 ray = pytest.importorskip("ray")
 
@@ -63,6 +64,7 @@ def until(condition: Any, seconds: float = 60) -> None:
         time.sleep(0.05)
 
 
+@fault(7, "a native crash and a memory hog on a Ray cluster", "failed with the reason; the worker takes the next job")
 def test_a_crash_is_the_job_s_and_the_worker_stays(executor: ray_cluster.RayExecutor) -> None:
     executor.submit(Job("crash", partial(jobs.end_by, signal.SIGSEGV)))
     with pytest.raises(WorkerLostError, match=r"^crashed \(SIGSEGV\)$"):
@@ -74,6 +76,7 @@ def test_a_crash_is_the_job_s_and_the_worker_stays(executor: ray_cluster.RayExec
     assert executor.completed().get()[0] == 9
 
 
+@fault(16, "SIGKILL of a Ray worker", "its job begins again on another one")
 def test_a_lost_worker_s_job_begins_again_elsewhere(
     executor: ray_cluster.RayExecutor, shown: Shown, tmp_path: Path
 ) -> None:

@@ -19,7 +19,10 @@ SETTINGS = [
     "execution={kind: processes, workers: 1}",
 ]
 
+ON_RAY = "execution={kind: ray, workers: 1, threads: 1}"
+
 _RUNNER, _NURSERY = "flashdistill.hardware.runner", "flashdistill.execution.nursery"
+_RAY_WORKER = "ray::RayWorker"
 
 
 def prepare(directory: Path) -> None:
@@ -57,13 +60,15 @@ def finish(process: subprocess.Popen[str], directory: Path, seconds: float = 600
 
 
 def victims(driver: int, kind: str) -> list[psutil.Process]:
-    """The processes of a run that are of this kind now: the driver, workers, or measurement processes."""
+    """The processes of a run that are of this kind now: the driver, workers, Ray's, or measurement processes."""
     try:
         root = psutil.Process(driver)
         if kind == "driver":
             return [root]
         if kind == "measurement":
             return [child for child in root.children(recursive=True) if _runs(child, _RUNNER)]
+        if kind == "Ray worker":
+            return [child for child in root.children(recursive=True) if _runs(child, _RAY_WORKER)]
         nurseries = [child for child in root.children() if _runs(child, _NURSERY)]
         return [worker for nursery in nurseries for worker in nursery.children()]
     except psutil.Error:

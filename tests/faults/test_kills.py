@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.faults.commands import SETTINGS, finish, outcome, prepare, start, victims
+from tests.faults.commands import ON_RAY, SETTINGS, finish, outcome, prepare, start, victims
 from tests.faults_catalogue import fault
 
 TIMES = 10
@@ -54,11 +54,11 @@ def forget_measurements(cache: Path) -> None:
         shutil.rmtree(kept)
 
 
-def kill_one(undisturbed: Undisturbed, directory: Path, kind: str, delay: float) -> bool:
+def kill_one(undisturbed: Undisturbed, directory: Path, kind: str, delay: float, *overrides: str) -> bool:
     """Run the search, killing one process of a kind at or soon after a time; whether there was one."""
     prepare(directory)
     shutil.copytree(undisturbed.directory / "cache", directory / "cache")
-    process = start(directory, "explore", *SETTINGS)
+    process = start(directory, "explore", *SETTINGS, *overrides)
     time.sleep(delay)
     killed = False
     while not killed and process.poll() is None:
@@ -92,3 +92,13 @@ def test_a_kill_changes_nothing(undisturbed: Undisturbed, tmp_path: Path, kind: 
     else:
         raise AssertionError("no process to kill was found in five searches")
     assert outcome(directory) == undisturbed.outcome
+
+
+@pytest.mark.slow
+@fault(16, "SIGKILL of a Ray worker at a random time of a search", "the final study is the undisturbed one's")
+@pytest.mark.parametrize("number", range(3))
+def test_a_lost_ray_worker_changes_nothing(undisturbed: Undisturbed, tmp_path: Path, number: int) -> None:
+    pytest.importorskip("ray")
+    moment = random.Random(f"Ray {number}").random()
+    assert kill_one(undisturbed, tmp_path, "Ray worker", moment * undisturbed.seconds, ON_RAY)
+    assert outcome(tmp_path) == undisturbed.outcome
