@@ -27,7 +27,7 @@ from flashdistill.core.measurement import Measurement
 from flashdistill.core.progress import Progress, Silent, tracked
 from flashdistill.core.run_directory import RunDirectory
 from flashdistill.core.trial import Trial, TrialState
-from flashdistill.delivery.deliver import delivered
+from flashdistill.delivery.deliver import delivered, intact
 from flashdistill.delivery.json_form import decode, encode
 from flashdistill.delivery.model_card import write_model_card
 from flashdistill.delivery.record import DeliveredModel, RunRecord
@@ -183,7 +183,7 @@ class Life:
         settings = self.bench.config.select
         baseline = [trials[0]] if settings.include_baseline and trials[0].state is TrialState.COMPLETE else []
         wanted = {trial.architecture: trial.measurements for trial in [*chosen, *baseline]}
-        lacking = [one for one in wanted if delivered(self.directory.model(one)) is None]
+        lacking = [one for one in wanted if intact(self.directory.model(one)) is None]
         self._teacher_scores()  # reports need them, and soon all workers are busy
         for _, [trained] in Trainings(self.bench).all(map(regular_training, lacking)):
             try:
@@ -197,7 +197,7 @@ class Life:
 
     def deliver_one(self, architecture: Architecture) -> DeliveredModel:
         """Regular distillation and delivery; what was delivered before is kept."""
-        if (model := delivered(self.directory.model(architecture))) is not None:
+        if (model := intact(self.directory.model(architecture))) is not None:
             return model
         [(_, [trained])] = Trainings(self.bench).all([regular_training(architecture)])
         return self._deliver(trained, {})

@@ -7,8 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
+from flashdistill.core.errors import TeacherError
+from flashdistill.core.sums import SUMS, damaged_files, write_sums
 from flashdistill.distillation.signal_files import SignalFiles
+from flashdistill.models.foreign import locate
 from flashdistill.training.checkpoint import CheckpointStore, Snapshot
 from tests.faults_catalogue import fault
 
@@ -65,3 +69,28 @@ def test_damaged_signals_are_not_used(tmp_path: Path, record_property: Record) -
         injections += found is None
     assert injections > path.stat().st_size, "a blank of the header may be another character"
     record_property("injections", injections)
+
+
+@fault(4, "one bit flipped, or the rest cut off, in a delivered model or a prepared teacher", "refused, or made again")
+def test_a_damaged_model_is_not_used(tmp_path: Path, record_property: Record) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}', encoding="utf-8")
+    (tmp_path / "README.md").write_text("a card", encoding="utf-8")
+    (tmp_path / "serving").mkdir()
+    (tmp_path / "serving" / "model.onnx").write_bytes(b"graph")
+    save_file({"weight": torch.arange(4.0)}, tmp_path / "model.safetensors")
+    write_sums(tmp_path, but=["README.md"])
+    injections = 0
+    for name in ("model.safetensors", "config.json", "serving/model.onnx"):
+        for _ in damaged(tmp_path / name):
+            assert damaged_files(tmp_path) == [name]
+            with pytest.raises(TeacherError, match=f"{name} is not the file that was written"):
+                locate(str(tmp_path))
+            injections += 1
+    record_property("injections", injections)
+    (tmp_path / "README.md").write_text("another card", encoding="utf-8")
+    assert locate(str(tmp_path)) == tmp_path
+    (tmp_path / "serving" / "model.onnx").unlink()
+    assert damaged_files(tmp_path) == [], "what is gone is not used"
+    (tmp_path / "config.json").write_text("{}", encoding="utf-8")
+    (tmp_path / SUMS).unlink()
+    assert locate(str(tmp_path)) == tmp_path, "changed on purpose"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from transformers import MobileBertForPreTraining, PreTrainedTokenizerFast
 
 from flashdistill.core.files import read_json, sync_directory, write_json
 from flashdistill.core.measurement import Measurement
+from flashdistill.core.sums import damaged_files, write_sums
 from flashdistill.delivery.export import ENCODER_FILE, MLM_FILE, expected_logits
 from flashdistill.delivery.json_form import decode, encode
 from flashdistill.delivery.record import DeliveredModel
@@ -21,8 +23,13 @@ from flashdistill.hardware.settings import TargetSettings
 from flashdistill.models.delivered import load_student, save_student
 from flashdistill.models.onnx_writer import write_onnx
 
+log = logging.getLogger(__name__)
+
 FIGURES_FILE = "flashdistill.json"
 """A delivered model's figures; written last, so that a model without it is not finished."""
+
+CHANGING = ("README.md", FIGURES_FILE)
+"""Files that later commands add to; they are not summed up."""
 
 MeasureFinal = Callable[[MobileBertForPreTraining, Path], Mapping[str, Measurement]]
 """Measures a student on the targets, given the directory with its checkpoint and its exported encoder."""
@@ -55,6 +62,7 @@ def deliver(
     measured = measure(student, work)
     model = dataclasses.replace(model, measurements={**model.measurements, **measured}, parity_max_abs=parity)
     write_json(work / FIGURES_FILE, encode(model))
+    write_sums(work, but=CHANGING)
     shutil.rmtree(directory, ignore_errors=True)
     work.rename(directory)
     sync_directory(directory.parent)
@@ -65,6 +73,14 @@ def delivered(directory: Path) -> DeliveredModel | None:
     """The figures of a model delivered earlier; None if it is not there or not finished."""
     path = directory / FIGURES_FILE
     return decode(DeliveredModel, read_json(path)) if path.exists() else None
+
+
+def intact(directory: Path) -> DeliveredModel | None:
+    """`delivered`, but None for a model with a damaged file, too; it is to be made again."""
+    if damaged := damaged_files(directory):
+        log.warning("%s is not the file that was delivered; making the model again", directory / damaged[0])
+        return None
+    return delivered(directory)
 
 
 def onnx_parity(name: str, path: Path, expected: Expected) -> float:

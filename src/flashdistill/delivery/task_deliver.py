@@ -12,7 +12,8 @@ from typing import Any
 from flashdistill.core.errors import TargetError
 from flashdistill.core.files import read_json, sync_directory, write_json
 from flashdistill.core.measurement import Measurement
-from flashdistill.delivery.deliver import FIGURES_FILE, onnx_parity
+from flashdistill.core.sums import write_sums
+from flashdistill.delivery.deliver import CHANGING, FIGURES_FILE, onnx_parity
 from flashdistill.delivery.json_form import decode, encode
 from flashdistill.delivery.task_export import TASK_FILE, expected_answers, export_task_model
 from flashdistill.delivery.task_record import FinetunedModel
@@ -64,6 +65,7 @@ def deliver_finetuned(
             facts = dataclasses.replace(facts, problem=f"no latency: {error}")
     write_more(work)
     write_json(work / FIGURES_FILE, encode(facts))
+    write_sums(work, but=CHANGING)
     shutil.rmtree(directory, ignore_errors=True)
     work.rename(directory)
     sync_directory(directory.parent)

@@ -21,6 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from flashdistill.core.files import content_key, read_json, sha256_file, sync_directory, write_json
 from flashdistill.core.progress import Progress
 from flashdistill.core.seeds import derive_seed
+from flashdistill.core.sums import damaged_files, write_sums
 from flashdistill.core.trust import private_directory
 from flashdistill.data.pretraining_data import PretrainingData
 from flashdistill.data.settings import CorpusSettings
@@ -113,11 +114,12 @@ def _sole_builder(directory: Path, compute: Compute, progress: Progress) -> Iter
 
 
 def _is_intact(directory: Path) -> bool:
-    """Whether a prepared teacher is there, its weights verified."""
+    """Whether a prepared teacher is there, all files verified."""
     try:
         intact = sha256_file(directory / WEIGHTS) == read_json(directory / FACTS)["sha256"]
     except (OSError, ValueError, KeyError):
         return False
+    intact = intact and not damaged_files(directory)
     if not intact:
         log.warning("the prepared teacher %s is damaged; preparing it again", directory)
     return intact
@@ -159,6 +161,7 @@ def _keep(
     model.save_pretrained(finished)
     tokenizer.save_pretrained(str(finished))
     write_json(finished / FACTS, {"sha256": sha256_file(finished / WEIGHTS), "report": asdict(report)})
+    write_sums(finished, but=[FACTS])
     shutil.rmtree(directory, ignore_errors=True)
     finished.rename(directory)
     sync_directory(directory.parent)

@@ -20,6 +20,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING
 
 from flashdistill.core.errors import TeacherError, first_line
 from flashdistill.core.files import sha256_file
+from flashdistill.core.sums import SUMS, damaged_files
 from flashdistill.core.trust import harmless
 from flashdistill.models.ib_bert import masked_lm_class
 from flashdistill.models.settings import WheelModel
@@ -59,11 +60,16 @@ def names_directory(model: str) -> bool:
 
 
 def check_directory(directory: Path) -> None:
-    """Refuse a model directory that lacks a configuration or has no safetensors.
+    """Refuse a model directory that lacks a configuration, has no safetensors, or other files than were written.
 
     Raises:
-        TeacherError: says what is missing.
+        TeacherError: says what is missing or damaged.
     """
+    if damaged := damaged_files(directory):
+        raise TeacherError(
+            f"{directory / damaged[0]} is not the file that was written: {SUMS} beside it has another sum; take the "
+            f"directory from where it was made, or, if the file was changed on purpose, remove {SUMS}"
+        )
     if not (directory / "config.json").is_file():
         raise TeacherError(f"{directory} has no config.json: it is not a transformers model directory")
     try:
