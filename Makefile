@@ -13,7 +13,7 @@ help:
 	@echo "make quickstart   install, then run configs/quickstart.yaml (under 10 minutes on two cores)"
 	@echo "make test         install with the development tools, then run the tests, one process per core"
 	@echo "make check        lint, formatting, types, import layers"
-	@echo "make reproduce    the paper's tables and figures at SCALE: mini (one to one and a half hours on two cores), small, paper"
+	@echo "make reproduce    the paper's tables and figures at SCALE: mini (67 minutes on two cores), small, paper"
 	@echo
 	@echo "Variables: PYTHON (a Python 3.11 or newer, now $(PYTHON)), VENV (now $(VENV))"
 
