@@ -15,7 +15,7 @@ help:
 	@echo "make test         install with the development tools, then run the tests, one process per core"
 	@echo "make faults       inject every fault of docs/reliability.md and renew its table (under 20 minutes on two cores)"
 	@echo "make check        lint, formatting, types, import layers, dangerous calls, advisories on packages"
-	@echo "make reproduce    the paper's tables and figures at SCALE: mini (one to one and a half hours on two cores), small, paper"
+	@echo "make reproduce    the paper's tables and figures at SCALE: mini (67 minutes on two cores), small, paper"
 	@echo
 	@echo "Variables: PYTHON (a Python 3.11 or newer, now $(PYTHON)), VENV (now $(VENV)), SHARD (of make faults: 2/4)"
 

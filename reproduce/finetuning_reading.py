@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from scipy.stats import t
 
 from flashdistill.core.scatter import pooled_deviation
 from flashdistill.delivery.plot_style import BASELINE, DELIVERED, INK, MUTED, OTHER, STUDENT, new_figure, style
@@ -217,16 +218,23 @@ def overall(found: Found) -> tuple[dict[str, float], dict[str, float]]:
     return mean, error
 
 
+def _freedom(found: Found) -> int:
+    """Degrees of freedom of the scatter of seeds, of the panel that has fewest."""
+    values = means(found)
+    return min(sum(len(own) - 1 for own in values[key].values()) for key in leading(found))
+
+
 def compared_with_baseline(found: Found) -> dict[str, list[str]] | None:
-    """Students ``ahead`` of the baseline, ``behind`` it, or ``level``, counted beyond two standard errors."""
+    """Students ``ahead`` of the baseline, ``behind`` it, or ``level``, beyond the 95 % interval of no difference."""
     (mean, error), roles = overall(found), {row["name"]: row["role"] for row in found["rows"]}
     baseline = next((name for name in mean if roles[name] == "baseline"), None)
     if baseline is None or any(map(math.isnan, error.values())):
         return None
     sides: dict[str, list[str]] = {"ahead": [], "behind": [], "level": []}
+    errors = float(t.ppf(0.975, _freedom(found)))
     for name in mean:
         if roles[name] in ("best", "student"):
-            gap, margin = mean[name] - mean[baseline], 2 * math.hypot(error[name], error[baseline])
+            gap, margin = mean[name] - mean[baseline], errors * math.hypot(error[name], error[baseline])
             sides["level" if abs(gap) <= margin else "ahead" if gap > 0 else "behind"].append(name)
     return sides
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from scipy.stats import t
 
 from flashdistill.config import RunConfig
 from flashdistill.core.architecture import Architecture
@@ -244,7 +245,7 @@ def _faster(row: Mapping[str, Any]) -> bool:
 
 
 def _accuracies(found: Mapping[str, Any], budget: str) -> str:
-    """Counted only beyond what seeds explain, two standard errors of the difference."""
+    """Counted only beyond what seeds explain: outside the 95 % interval of no difference."""
     means = {row["architecture"]: row[f"{budget}_accuracy"] for row in found["rows"] if row[f"{budget}_accuracy"]}
     baseline, deviation = means.get(found["baseline"]), found["seed_deviation"][budget]
     if not baseline or deviation is None:
@@ -252,7 +253,7 @@ def _accuracies(found: Mapping[str, Any], budget: str) -> str:
     sides: dict[str, list[Mapping[str, Any]]] = {"ahead": [], "behind": [], "level": []}
     for row in _students(found):
         if row["architecture"] in means:
-            sides[_side(means[row["architecture"]], baseline, deviation)].append(row)
+            sides[_side(found, budget, row)].append(row)
     return (
         f"After {budget} distillation more accurate than the baseline are {_named(sides['ahead'])}, less accurate "
         f"{_named(sides['behind'])}, within what seeds change {_named(sides['level'])} (standard deviation "
@@ -260,9 +261,15 @@ def _accuracies(found: Mapping[str, Any], budget: str) -> str:
     )
 
 
-def _side(values: Sequence[float], baseline: Sequence[float], deviation: float) -> str:
+def _side(found: Mapping[str, Any], budget: str, row: Mapping[str, Any]) -> str:
+    """Where a student stands to the baseline, by the scatter of seeds pooled over all rows (Student's t)."""
+    scores = {one["architecture"]: one[f"{budget}_accuracy"] for one in found["rows"]}
+    values, baseline = scores[row["architecture"]], scores[found["baseline"]]
+    deviation, freedom = found["seed_deviation"][budget], sum(max(0, len(one) - 1) for one in scores.values())
+    if deviation is None or not values or not baseline:
+        return "level"
     gap = statistics.fmean(values) - statistics.fmean(baseline)
-    margin = 2 * deviation * (1 / len(values) + 1 / len(baseline)) ** 0.5
+    margin = float(t.ppf(0.975, freedom)) * deviation * (1 / len(values) + 1 / len(baseline)) ** 0.5
     return "level" if abs(gap) <= margin else "ahead" if gap > 0 else "behind"
 
 
@@ -270,7 +277,6 @@ def _both(found: Mapping[str, Any]) -> str:
     """The paper's claim for its seven: they beat MobileBERT in accuracy and latency."""
     students = _students(found)
     baseline = next(row for row in found["rows"] if row["architecture"] == found["baseline"])["regular_accuracy"]
-    deviation = found["seed_deviation"]["regular"]
     beating = [
         row
         for row in students
@@ -279,11 +285,7 @@ def _both(found: Mapping[str, Any]) -> str:
         and baseline
         and statistics.fmean(row["regular_accuracy"]) > statistics.fmean(baseline)
     ]
-    certain = [
-        row
-        for row in beating
-        if deviation is not None and _side(row["regular_accuracy"], baseline, deviation) == "ahead"
-    ]
+    certain = [row for row in beating if _side(found, "regular", row) == "ahead"]
     if certain:
         verdict = "which agrees" if len(certain) == len(students) else "which agrees in part"
     else:

@@ -27,7 +27,7 @@ target:
   sequence_length: 16
   peak_flops_per_s: 1.0e11    # measuring them takes seconds
   peak_bytes_per_s: 1.0e10
-  measurement: {seconds: 0.1, block_ms: 1, patience_seconds: 0, tolerance: 0.9}
+  measurement: {seconds: 0.5, block_ms: 3, patience_seconds: 0, tolerance: 0.9}
 further_targets: {batch4: {batch_size: 4}}
 objectives: [{maximize: mlm_accuracy}, {minimize: latency_ms}, {maximize: throughput_per_s@batch4}]
 constraints: ["latency_p90_ms@batch4 <= 9"]
@@ -60,7 +60,9 @@ def test_every_target_measures_under_its_name() -> None:
     first_names, further_names = (
         {name.partition("@")[0] for name in measured if ("@" in name) == further} for further in (False, True)
     )
-    assert first_names | {"latency_p90_ms"} == further_names
+    assert "latency_p90_ms" in further_names, "it is asked for there"
+    by_chance = {"latency_p90_ms", "latency_p99_ms"}  # the calls may suffice
+    assert first_names - by_chance == further_names - by_chance
     assert all(one.name == name for name, one in measured.items())
     first, second = measured["latency_ms"], measured["latency_ms@batch4"]
     assert (first.environment["batch_size"], second.environment["batch_size"]) == (1, 4)

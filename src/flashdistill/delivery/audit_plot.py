@@ -5,7 +5,7 @@ from __future__ import annotations
 from matplotlib.axes import Axes
 
 from flashdistill.core.rank_fidelity import AuditedStudent, RankAudit
-from flashdistill.delivery.audit_text import advice, interval
+from flashdistill.delivery.audit_text import interval
 from flashdistill.delivery.formatting import axis_label, axis_scale, metric_name
 from flashdistill.delivery.health_text import decimal
 from flashdistill.delivery.plot_labels import Label, place_labels
@@ -38,7 +38,7 @@ def audit_plot(audit: RankAudit) -> Plot:
         _scatter(left, audit)
     caption = (
         "Bars are one standard deviation between seeds, where that is known; the band is the 95\N{NO-BREAK SPACE}% "
-        f"interval over architectures. {advice(audit)}"
+        "interval over architectures."
     )
     alt = (
         f"Scatter plot of {metric_name(audit.metric)} of {len(audit.students)} students after flash and after regular "

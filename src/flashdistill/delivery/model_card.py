@@ -80,7 +80,7 @@ def render_model_card(model: DeliveredModel, record: RunRecord, tasks: TasksReco
 
 def card_environment() -> Environment:
     """Templates of cards, with the filters ``md`` and ``quoted``."""
-    environment = Environment(  # nosec B701: see autoescape
+    environment = Environment(  # nosec B701  # see autoescape
         loader=FileSystemLoader(TEMPLATES),
         autoescape=False,  # not HTML: `md` escapes for Markdown and `quoted` for YAML
         undefined=StrictUndefined,

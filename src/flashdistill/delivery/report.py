@@ -77,7 +77,7 @@ def write_report(record: RunRecord, run_directory: Path) -> Path:
             style=_asset("report.css"),
             script=_asset("report.js"),
             # 4.8 MB: only where there is a front to look at.
-            plotly=Markup(get_plotlyjs()) if front else "",  # nosec B704: the installed library's own source
+            plotly=Markup(get_plotlyjs()) if front else "",  # nosec B704  # the installed library's own source
         )
     )
     path = run_directory / REPORT_FILE
@@ -98,8 +98,8 @@ def _environment() -> Environment:
 
 
 def _asset(name: str) -> Markup:
-    return Markup((TEMPLATES / name).read_text(encoding="utf-8"))  # nosec B704: a file of this package
+    return Markup((TEMPLATES / name).read_text(encoding="utf-8"))  # nosec B704  # a file of this package
 
 
 def _drawn(plot: Plot) -> Markup:
-    return Markup(inline_svg(plot))  # nosec B704: drawn here, every text in it escaped
+    return Markup(inline_svg(plot))  # nosec B704  # drawn here, every text in it escaped

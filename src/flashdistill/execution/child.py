@@ -127,7 +127,7 @@ def _value(assignment: Assignment, progress: RemoteProgress) -> Any:
         torch.set_num_threads(assignment.threads)
     if assignment.initialise is not None:
         assignment.initialise()
-    work = pickle.loads(assignment.work)  # nosec B301: through a pipe, from the process that started this one
+    work = pickle.loads(assignment.work)  # nosec B301  # through a pipe, from the process that started this one
     return work(Worker(progress, assignment.place))
 
 
@@ -136,7 +136,7 @@ def portable(error: BaseException) -> Exception:
     told = "".join(traceback.format_exception(error))
     found: Exception
     try:
-        found = pickle.loads(pickle.dumps(error))  # nosec B301: made in this line
+        found = pickle.loads(pickle.dumps(error))  # nosec B301  # made in this line
         assert isinstance(found, Exception)
     except Exception:
         found = FlashDistillError(f"{type(error).__name__}: {error}")

@@ -190,7 +190,7 @@ class ProcessExecutor(Executor):
     def _receive(self, one: Attempt) -> None:
         """Take one message."""
         try:
-            message: Message = pickle.loads(one.connection.recv_bytes())  # nosec B301: through a pipe, from our own child
+            message: Message = pickle.loads(one.connection.recv_bytes())  # nosec B301  # through a pipe, from our own child
         except (EOFError, OSError):
             one.silent = True
             return

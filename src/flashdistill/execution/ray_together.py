@@ -104,11 +104,11 @@ def _take_part(config: dict[str, Any]) -> None:
     if order.initialise is not None:
         order.initialise()
     if int(os.environ["RANK"]):
-        pickle.loads(order.work)(Worker(Silent()))
+        pickle.loads(order.work)(Worker(Silent()))  # nosec B301  # from the driver, through Ray
         return
     tell = config["mail"].put
     logging.getLogger().addHandler(Forwarding(tell))
     try:
-        tell(Done(pickle.loads(order.work)(Worker(RemoteProgress(tell)))))
+        tell(Done(pickle.loads(order.work)(Worker(RemoteProgress(tell)))))  # nosec B301  # the same
     except Exception as error:  # the job's own failure, for which nobody needs to begin again
         tell(Done(error=portable(error)))

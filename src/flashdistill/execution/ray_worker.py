@@ -50,7 +50,7 @@ class PickledWork:
     data: bytes
 
     def __call__(self, worker: Worker) -> Any:
-        return pickle.loads(self.data)(worker)  # nosec B301: from the driver, which has Ray run anything it likes
+        return pickle.loads(self.data)(worker)  # nosec B301  # from the driver, which has Ray run anything it likes
 
 
 class RayWorker:

@@ -62,7 +62,7 @@ class SshHost(Host):
         self._study = content_key(socket.gethostname(), str(work_directory.resolve()))
         self._agent: Conversation | None = None
         # A directory of its own, private and with a short name: a socket's path is limited to 104 characters.
-        self._directory = Path(tempfile.mkdtemp(prefix="flashdistill-", dir="/tmp"))  # nosec B108: mkdtemp's names cannot be foreseen
+        self._directory = Path(tempfile.mkdtemp(prefix="flashdistill-", dir="/tmp"))  # nosec B108  # mkdtemp's names cannot be foreseen
         try:
             self._connect()
         except BaseException:
