@@ -206,7 +206,8 @@ def test_what_cannot_be_sent_is_an_error(executor: ProcessExecutor) -> None:
 
 
 COORDINATOR = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has jobs in the background ignore it
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path

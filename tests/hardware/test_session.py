@@ -18,13 +18,14 @@ import pytest
 from flashdistill.core.architecture import Architecture, StudentFamily
 from flashdistill.core.errors import TargetError
 from flashdistill.core.measurement import Measurement
+from flashdistill.core.progress import Silent
 from flashdistill.hardware import runner_process
 from flashdistill.hardware.cache import MeasurementCache, measurement_key
 from flashdistill.hardware.device_lock import device_lock
 from flashdistill.hardware.parity import Expected, example_inputs
 from flashdistill.hardware.protocol import log_ratio
 from flashdistill.hardware.samples import read_samples
-from flashdistill.hardware.session import MeasurementSession
+from flashdistill.hardware.session import MeasurementSession, require_target
 from flashdistill.hardware.settings import TargetSettings
 from flashdistill.hardware.statistics import Block
 from flashdistill.testing.fake_target import fake_outputs, write_fake_artifact
@@ -42,6 +43,31 @@ def reference(tmp_path: Path) -> Path:
 @pytest.fixture
 def session(settings: TargetSettings, reference: Path, tmp_path: Path) -> MeasurementSession:
     return MeasurementSession(settings, reference, tmp_path / "work", seed=0)
+
+
+@fault(1, "SIGKILL of the first runner, that only tells whether the runtime is there", "another one is started, once")
+@pytest.mark.parametrize("kills", [1, 2])
+def test_the_first_runner_is_started_again(
+    settings: TargetSettings, tmp_path: Path, kills: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[int] = []
+    original = runner_process.RunnerProcess.wait_until_ready
+
+    def killed(runner: runner_process.RunnerProcess) -> None:
+        started.append(runner.pid)
+        if len(started) <= kills:
+            os.kill(runner.pid, signal.SIGKILL)
+        original(runner)
+
+    monkeypatch.setattr(runner_process.RunnerProcess, "wait_until_ready", killed)
+    if kills == 1:
+        require_target(settings, tmp_path / "work", Silent())
+    else:
+        with pytest.raises(
+            TargetError, match=r"target.runtime fake does not start: the first runner ended \(signal 9\)"
+        ):
+            require_target(settings, tmp_path / "work", Silent())
+    assert len(started) == 2
 
 
 def test_a_candidate_against_the_reference(session: MeasurementSession, expected: Expected, tmp_path: Path) -> None:

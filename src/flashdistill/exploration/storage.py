@@ -66,7 +66,7 @@ def open_storage(url: str) -> RDBStorage:
     """
     parsed = _with_driver(make_url(url))
     if parsed.password == HIDDEN:  # a run's own configuration does not have it; libpq may know it otherwise
-        parsed = parsed.set(password=None)
+        parsed = parsed._replace(password=None)  # `set` leaves as it is what is None
     options = {"pool_pre_ping": True, "connect_args": _connection_options(parsed)}
     try:
         storage = RDBStorage(parsed.render_as_string(hide_password=False), engine_kwargs=options)

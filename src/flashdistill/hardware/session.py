@@ -83,11 +83,13 @@ def require_target(settings: TargetSettings, work_directory: Path, progress: Pro
     """
     with connect(settings, work_directory, progress) as host:
         cpus = host.choose_cpus(settings.threads)
-        with RunnerProcess(host, settings, cpus, work_directory / "scratch", "first") as runner:
-            try:
-                runner.wait_until_ready()
-            except RunnerDiedError as error:
-                raise TargetError(f"target.runtime {settings.runtime} does not start: {error}") from error
+        for again in (True, False):  # somebody may have killed it, as in the middle of a measurement
+            with RunnerProcess(host, settings, cpus, work_directory / "scratch", "first") as runner:
+                try:
+                    return runner.wait_until_ready()
+                except RunnerDiedError as error:
+                    if not again:
+                        raise TargetError(f"target.runtime {settings.runtime} does not start: {error}") from error
 
 
 class MeasurementSession:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from statistics import NormalDist
 from typing import Literal, Self
 
@@ -47,6 +47,7 @@ class Block:
     wall_ms: NDArray[np.float64]
     cpu_ms: NDArray[np.float64]
     interrupted: bool = False
+    _medians: dict[Clock, float] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
     def from_nanoseconds(cls, wall: Sequence[int], cpu: Sequence[int]) -> Self:
@@ -56,7 +57,10 @@ class Block:
         return self.cpu_ms if clock == "cpu" else self.wall_ms
 
     def median(self, clock: Clock) -> float:
-        return float(np.median(self.times(clock)))
+        """Computed once: every pass of a measurement looks at all blocks again."""
+        if clock not in self._medians:
+            self._medians[clock] = float(np.median(self.times(clock)))
+        return self._medians[clock]
 
     def flagged(self, interrupted: bool) -> Block:
         return replace(self, interrupted=interrupted)
