@@ -86,7 +86,8 @@ def require_target(settings: TargetSettings, work_directory: Path, progress: Pro
         for again in (True, False):  # somebody may have killed it, as in the middle of a measurement
             with RunnerProcess(host, settings, cpus, work_directory / "scratch", "first") as runner:
                 try:
-                    return runner.wait_until_ready()
+                    runner.wait_until_ready()
+                    return
                 except RunnerDiedError as error:
                     if not again:
                         raise TargetError(f"target.runtime {settings.runtime} does not start: {error}") from error
