@@ -31,7 +31,10 @@ space: {num_blocks: 4, hidden_size: [128, 512], bottleneck_size: 64, num_heads: 
 baseline: 256_64_2_256_2
 flash: {seconds: 30}
 regular: {seconds: 60}
-target: {runtime: fake, sequence_length: 8, measurement: {seconds: 0.01, block_ms: 2.0, patience_seconds: 0}}
+target:
+  runtime: fake
+  sequence_length: 8
+  measurement: {seconds: 0.01, final_seconds: 1, block_ms: 2.0, patience_seconds: 0}
 cache: cache
 """
 
@@ -107,7 +110,8 @@ def test_a_healthy_protocol_passes(simulate: Callable[[float], None]) -> None:
 
 def test_an_unstable_one_fails(simulate: Callable[[float], None]) -> None:
     simulate(0.3)
-    result = call("--self-test", "--config", "run.yaml", "--json", "out.json")
+    few_passes = "target.measurement.final_seconds=0.02"
+    result = call("--self-test", "--config", "run.yaml", "--json", "out.json", few_passes)
     assert result.exit_code == 1
     assert "FAILED" in result.stdout
     assert "believed" not in result.stdout

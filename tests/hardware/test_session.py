@@ -63,9 +63,7 @@ def test_the_first_runner_is_started_again(
     if kills == 1:
         require_target(settings, tmp_path / "work", Silent())
     else:
-        with pytest.raises(
-            TargetError, match=r"target.runtime fake does not start: the first runner ended \(signal 9\)"
-        ):
+        with pytest.raises(TargetError, match=r"fake does not start: the first runner ended \(signal 9\)"):
             require_target(settings, tmp_path / "work", Silent())
     assert len(started) == 2
 
