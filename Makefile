@@ -28,7 +28,8 @@ test: $(VENV)/.dev
 
 # The table is that of the last shard; of several machines' build/faults*.json: python -m tests.faults_table FILE...
 faults: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p tests.faults_plugin -m faults -n auto \
+	rm -f build/faults.json
+	-OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p tests.faults_plugin -m faults -n auto \
 		--faults-shard $(SHARD) --faults-json build/faults.json
 	$(BIN)/python -m tests.faults_table build/faults.json
 

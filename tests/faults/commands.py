@@ -41,7 +41,7 @@ def start(directory: Path, verb: str, *overrides: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [*command, verb, "tiny.yaml", *overrides],
             cwd=directory,
-            env=os.environ | {"TMPDIR": str(locks), "OMP_NUM_THREADS": "1"},
+            env=os.environ | {"TMPDIR": str(locks), "RAY_TMPDIR": "/tmp", "OMP_NUM_THREADS": "1"},
             stdout=log,
             stderr=log,
             text=True,

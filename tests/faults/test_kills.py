@@ -13,8 +13,11 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.faults.commands import ON_RAY, SETTINGS, finish, outcome, prepare, start, victims
+from tests.faults import commands
+from tests.faults.commands import ON_RAY, finish, outcome, prepare, start, victims
 from tests.faults_catalogue import fault
+
+SETTINGS = [*commands.SETTINGS, "search.trials=3"]
 
 TIMES = 10
 """Kills of each kind of process; the first of each is part of the quick half."""
@@ -96,7 +99,7 @@ def test_a_kill_changes_nothing(undisturbed: Undisturbed, tmp_path: Path, kind: 
 
 @pytest.mark.slow
 @fault(16, "SIGKILL of a Ray worker at a random time of a search", "the final study is the undisturbed one's")
-@pytest.mark.parametrize("number", range(3))
+@pytest.mark.parametrize("number", range(2))
 def test_a_lost_ray_worker_changes_nothing(undisturbed: Undisturbed, tmp_path: Path, number: int) -> None:
     pytest.importorskip("ray")
     moment = random.Random(f"Ray {number}").random()

@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import sys
+import tempfile
 from typing import Any
 
 from flashdistill.core.errors import InputError
@@ -36,7 +37,15 @@ def connect(settings: ExecutionSettings, surroundings: Surroundings) -> tuple[An
         cpus = max(os.cpu_count() or 1, math.ceil(processes * wanted.num_cpus))
         # Workers on this machine import what this process does.
         paths = {"env_vars": {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}}
-        ray.init(num_cpus=cpus, include_dashboard=False, runtime_env=paths, **quiet)
+        try:
+            ray.init(num_cpus=cpus, include_dashboard=False, runtime_env=paths, **quiet)
+        except OSError as error:
+            if "AF_UNIX" not in str(error):
+                raise
+            raise InputError(
+                "Ray keeps sockets in the directory for temporary files, and its path is too long for them "
+                f"({tempfile.gettempdir()}); set RAY_TMPDIR to a short one, such as /tmp"
+            ) from error
     else:
         try:
             ray.init(address=settings.address, **quiet)
