@@ -15,7 +15,7 @@ import pytest
 from flashdistill.core.errors import InputError
 from flashdistill.execution import ray_cluster
 from flashdistill.execution.executor import Executor, Job, Surroundings, WorkerLostError
-from flashdistill.execution.ray_connection import compare
+from flashdistill.execution.ray_connection import compare, connect
 from flashdistill.execution.ray_worker import pack, unpack
 from flashdistill.execution.settings import ExecutionSettings
 from flashdistill.testing.executor_conformance import ExecutorConformance, Shown, square
@@ -133,6 +133,16 @@ def test_too_much_is_asked_for(tmp_path: Path) -> None:
     assert shown.texts[0].endswith("no machine of the Ray cluster has that now; waiting until one joins")
     nodes.append({"Resources": {"CPU": 8.0, "GPU": 1.0}})
     compare(nodes, asked, Surroundings(tmp_path))
+
+
+def test_a_path_that_is_too_long_for_sockets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**_: object) -> None:
+        raise OSError("validate_socket_filename failed: AF_UNIX path length cannot exceed 107 bytes: /scratch")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", refuse)
+    with pytest.raises(InputError, match="its path is too long for them .*; set RAY_TMPDIR to a short one"):
+        connect(settings(), Surroundings(tmp_path))
 
 
 @pytest.mark.slow
