@@ -30,7 +30,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.scaling_job import slept
+from benchmarks.scaling_job import sleep
 from benchmarks.scaling_simulation import Recorded, VirtualTime, ideal_seconds, search
 from benchmarks.search_replay.measured import DEFAULT_TABLE
 from flashdistill.core.files import write_json
@@ -96,10 +96,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def throughput(recorded: Recorded, directory: Path, kind: str, workers: int, options: argparse.Namespace) -> Row:
     """Random search in real time."""
     settings = ExecutionSettings.model_validate({"kind": kind, "workers": workers, "threads": 1, "memory_gib": 1})
-    if kind == "ray":  # sleeping needs no processor
+    preload = PRELOAD
+    if kind == "ray":  # Sleeping needs no processor, nor does each of many workers PyTorch's memory.
         light = {"num_cpus": 0.01, "num_gpus": 0}
         settings = ExecutionSettings.model_validate(settings.model_dump() | {"resources_per_training": light})
-    with open_executor(settings, Surroundings(directory / "workers", preload=PRELOAD)) as executor:
+        preload = ()
+    with open_executor(settings, Surroundings(directory / "workers", preload=preload)) as executor:
         _warm_up(executor, workers)
         found = search(
             recorded, executor, directory, algorithm="random", trials=options.trials, seed=0, scale=options.scale
@@ -125,7 +127,7 @@ def throughput(recorded: Recorded, directory: Path, kind: str, workers: int, opt
 def _warm_up(executor: Executor, workers: int) -> None:
     """Have every worker there before time counts: a run lasts for hours, and starting them seconds."""
     for number in range(workers):
-        executor.submit(Job(f"warm up {number}", partial(slept, [], 0.2)))
+        executor.submit(Job(f"warm up {number}", partial(sleep, 0.2)))
     for _ in range(workers):
         executor.completed().get()
 

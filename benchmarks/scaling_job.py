@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import time
-from typing import TypeVar
 
 from flashdistill.execution.executor import Worker
 
-Result = TypeVar("Result")
 
-
-def slept(result: Result, seconds: float, worker: Worker) -> Result:
+def sleep(seconds: float, worker: Worker) -> None:
     """Stands for a candidate's training."""
     time.sleep(seconds)
-    return result

@@ -10,7 +10,7 @@ import heapq
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +18,7 @@ from typing import Any
 
 import pyarrow.parquet as parquet
 
-from benchmarks.scaling_job import slept
+from benchmarks.scaling_job import sleep
 from benchmarks.search_replay.measured import read_table
 from benchmarks.search_replay.problems import ReplayProblem
 from flashdistill.config import RunConfig
@@ -73,11 +73,11 @@ class VirtualTime(Executor):
     def submit(self, job: Job) -> None:
         assert len(self._ends) < self.places, "there is no queue"
         self._count += 1
-        heapq.heappush(self._ends, (self.now + job.work.args[1], self._count, job))  # type: ignore[attr-defined]
+        heapq.heappush(self._ends, (self.now + job.work.args[0], self._count, job))  # type: ignore[attr-defined]
 
     def completed(self) -> Outcome:
         self.now, _, job = heapq.heappop(self._ends)
-        return Outcome(job, job.work.args[0])  # type: ignore[attr-defined]
+        return Outcome(job)
 
     def paused(self) -> AbstractContextManager[None]:
         return nullcontext()
@@ -93,6 +93,8 @@ class SimulatedBench:
     Attributes:
         scale: a candidate sleeps this share of the recorded seconds.
         order: what was trained, in the order of its beginning.
+        results: of the jobs under way, by their names. Workers have no part in them: unpickling
+            one would have each of many sleeping workers import PyTorch.
     """
 
     recorded: Recorded
@@ -102,6 +104,7 @@ class SimulatedBench:
     scale: float
     progress: Progress = field(default_factory=Silent)
     order: list[Architecture] = field(default_factory=list)
+    results: dict[str, list[Trained]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.family = self.config.student_family(self.config.teacher.vocabulary or 0)
@@ -114,18 +117,19 @@ class SimulatedBench:
         return work(self)
 
     def completed(self) -> Outcome:
-        return self.executor.completed()
+        outcome = self.executor.completed()
+        return replace(outcome, value=self.results.pop(outcome.job.name))
 
     def work_directory(self, architecture: Architecture, budget: str, repeat: int = 0) -> Path:
         return self.directory.candidate(architecture) / budget
 
     def job(self, name: str, work: Callable[[Any], Any], processes: int = 1) -> Job:
-        """The job of a training, whose result is known to the driver and sleeps with the worker."""
+        """The job of a training: to sleep as long as it took."""
         training: Training = work.args[0]  # type: ignore[attr-defined]
-        found = [Trained(one, scores=self._scores(one)) for one in training.architectures]
+        self.results[name] = [Trained(one, scores=self._scores(one)) for one in training.architectures]
         self.order.extend(training.architectures)
         seconds = sum(self.recorded.seconds[one] for one in training.architectures)
-        return Job(name, partial(slept, found, seconds * self.scale))
+        return Job(name, partial(sleep, seconds * self.scale))
 
     def _run(self, architecture: Architecture) -> Trial:
         return self.recorded.problem.run(architecture, 0, self.config.seed)

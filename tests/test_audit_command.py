@@ -16,7 +16,7 @@ from flashdistill.core.rank_fidelity import RankAudit
 from flashdistill.delivery.audit_text import load_audit
 from flashdistill.delivery.record import RunRecord
 from flashdistill.distillation.inspection import SHARES
-from tests.tiny_run import CONFIG, in_directory, write_text
+from tests.tiny_run import in_directory, write_run
 
 COUNT = 5
 
@@ -25,8 +25,7 @@ COUNT = 5
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished tiny run of three trials of which one is delivered."""
     directory = tmp_path_factory.mktemp("audited")
-    write_text(directory)
-    (directory / "tiny.yaml").write_text(CONFIG, encoding="utf-8")
+    write_run(directory)
     with in_directory(directory):
         pipeline.run(load_config(Path("tiny.yaml"), ["search.trials=2", "select.include_baseline=false"]), Silent())
     return directory

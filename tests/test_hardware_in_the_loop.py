@@ -26,15 +26,14 @@ from flashdistill.hardware.samples import read_samples
 from flashdistill.models.onnx_writer import write_onnx
 from tests.faults_catalogue import fault
 from tests.progress_doubles import Messages
-from tests.tiny_run import CONFIG, in_directory, write_text
+from tests.tiny_run import in_directory, write_run
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A directory with text and configuration, in which the tests' runs share a cache."""
     directory = tmp_path_factory.mktemp("hardware")
-    write_text(directory)
-    (directory / "tiny.yaml").write_text(CONFIG, encoding="utf-8")
+    write_run(directory)
     with in_directory(directory):
         yield directory
 

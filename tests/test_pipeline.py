@@ -30,7 +30,7 @@ from flashdistill.core.trial import TrialState
 from flashdistill.delivery.record import RunRecord
 from flashdistill.measure_command import measure
 from tests.faults_catalogue import fault
-from tests.tiny_run import CONFIG, in_directory, write_text
+from tests.tiny_run import in_directory, write_run
 from tests.two_processes import flashdistill_in_two_processes
 
 
@@ -38,8 +38,7 @@ from tests.two_processes import flashdistill_in_two_processes
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with text, configuration and a finished run."""
     directory = tmp_path_factory.mktemp("whole run")
-    write_text(directory)
-    (directory / "tiny.yaml").write_text(CONFIG, encoding="utf-8")
+    write_run(directory)
     with in_directory(directory):
         pipeline.run(load_config(Path("tiny.yaml")), Silent())
     return directory
@@ -151,8 +150,7 @@ MOMENTS = {
 @pytest.mark.parametrize("moment", MOMENTS.values(), ids=MOMENTS.keys())
 @fault(1, "SIGKILL of a run in each of its phases")
 def test_killed_anywhere_the_same_command_finishes(finished: Path, tmp_path: Path, moment: str) -> None:
-    write_text(tmp_path)
-    (tmp_path / "tiny.yaml").write_text(CONFIG, encoding="utf-8")
+    write_run(tmp_path)
     # A prepared teacher from the finished run's cache, unless its preparation is what is killed.
     cache = tmp_path / "cache" if "teacher" in moment else finished / "cache"
     overrides = [f"cache={cache}"]

@@ -16,7 +16,7 @@ from flashdistill.planning.devices import DEVICES, UTILISATION, Device
 from flashdistill.planning.planner import Planner
 from flashdistill.planning.run_plan import RunPlan
 from flashdistill.planning.teacher_shape import TeacherShape
-from tests.tiny_run import CONFIG, in_directory, write_text
+from tests.tiny_run import in_directory, write_run
 
 PAPER = Path(__file__).parents[1] / "configs" / "paper.yaml"
 BERT_BASE = TeacherShape(12, 768, 3072, 30522)
@@ -32,8 +32,7 @@ def planned(config: RunConfig, *devices: Device, measured: int = 4) -> RunPlan:
 
 @pytest.fixture
 def tiny(tmp_path: Path) -> Path:
-    write_text(tmp_path)
-    (tmp_path / "tiny.yaml").write_text(CONFIG, encoding="utf-8")
+    write_run(tmp_path)
     return tmp_path
 
 

@@ -15,7 +15,7 @@ from flashdistill.core.progress import Silent
 from flashdistill.core.trial import TrialState
 from flashdistill.delivery.deliver import delivered
 from flashdistill.delivery.record import RunRecord
-from tests.tiny_run import CONFIG, in_directory, write_text
+from tests.tiny_run import in_directory, write_run
 
 ray = pytest.importorskip("ray")
 
@@ -24,8 +24,7 @@ ray = pytest.importorskip("ray")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A directory with text and configuration, and a cluster that trains and serves."""
     directory = tmp_path_factory.mktemp("ray run")
-    write_text(directory)
-    (directory / "tiny.yaml").write_text(CONFIG, encoding="utf-8")
+    write_run(directory)
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_raylet_start_wait_time_s": "300"}
     source = str(Path(pipeline.__file__).parents[1])
     ray.init(

@@ -32,7 +32,7 @@ from flashdistill.remeasure_command import remeasure
 from flashdistill.remeasurement import Remeasurement
 from flashdistill.scales import Scales
 from tests.progress_doubles import Messages
-from tests.tiny_run import CONFIG, in_directory, write_text
+from tests.tiny_run import CONFIG, in_directory, write_run
 
 VOCABULARY = 271
 """Not what the configuration says: a kept vocabulary may be larger than asked."""
@@ -388,8 +388,7 @@ def test_without_a_baseline_there_is_nothing_to_keep(place: Path) -> None:
 
 
 def test_a_real_run_goes_on_elsewhere(place: Path) -> None:
-    write_text(place)
-    (place / "tiny.yaml").write_text(CONFIG, encoding="utf-8")
+    write_run(place)
     tiny = load_config(Path("tiny.yaml"), ["target.runtime=fake", "search.trials=1", "search.confirm_seeds=0"])
     with quick_measurements():
         pipeline.run(tiny, Silent(), until="search")

@@ -26,21 +26,10 @@ from flashdistill.delivery.record import RunRecord
 from flashdistill.scales import Scales
 from flashdistill.trainings import Trained, Training
 from tests.faults_catalogue import fault
-from tests.tiny_run import CONFIG, in_directory, write_text
+from tests.progress_doubles import KilledError, Messages
+from tests.tiny_run import in_directory, write_run
 
 BASELINE = Architecture.parse("32_16_2_32_2")
-
-
-class KilledError(BaseException):
-    """Stands for a SIGKILL: nothing may catch it."""
-
-
-class Messages(Silent):
-    def __init__(self) -> None:
-        self.texts: list[str] = []
-
-    def message(self, text: str) -> None:
-        self.texts.append(text)
 
 
 class Scale:
@@ -68,8 +57,7 @@ class Scale:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A directory with text and configuration, in which the tests' runs share a prepared teacher."""
     directory = tmp_path_factory.mktemp("life")
-    write_text(directory)
-    (directory / "tiny.yaml").write_text(CONFIG, encoding="utf-8")
+    write_run(directory)
     with in_directory(directory):
         yield directory
 

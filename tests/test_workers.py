@@ -22,7 +22,7 @@ from flashdistill.core.trial import Trial, TrialState
 from flashdistill.delivery.record import RunRecord
 from tests.execution import jobs
 from tests.progress_doubles import Messages
-from tests.tiny_run import CONFIG, in_directory, write_text
+from tests.tiny_run import in_directory, write_run
 
 SEARCH = ("search.algorithm=random", "target.runtime=fake", "search.trials=3", "search.early_stopping=true")
 """What is proposed depends on no measurement, so that studies can be compared."""
@@ -34,8 +34,7 @@ PROCESSES = "execution={kind: processes}"
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A directory with text and configuration, in which the tests' runs share a prepared teacher."""
     directory = tmp_path_factory.mktemp("workers")
-    write_text(directory)
-    (directory / "tiny.yaml").write_text(CONFIG, encoding="utf-8")
+    write_run(directory)
     with in_directory(directory):
         yield directory
 

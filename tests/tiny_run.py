@@ -55,6 +55,12 @@ def write_text(directory: Path, documents: int = 40) -> None:
         (directory / f"text{number}.txt").write_text("\n\n\n".join(pages), encoding="utf-8")
 
 
+def write_run(directory: Path) -> None:
+    """Text and ``tiny.yaml``: all that a run needs."""
+    write_text(directory)
+    (directory / "tiny.yaml").write_text(CONFIG, encoding="utf-8")
+
+
 class in_directory:
     """Work in a directory, as a user does whose configuration has relative paths."""
 

@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 
 from flashdistill.delivery.record import RunRecord
-from tests.tiny_run import CONFIG, write_text
+from tests.tiny_run import write_run
 
 SETTINGS = [
     # Latencies differ from run to run, and with them what the search suggests; sizes do not.
@@ -28,8 +28,7 @@ _RAY_WORKER = "ray::RayWorker"
 def prepare(directory: Path) -> None:
     """Text and configuration of the tiny run."""
     directory.mkdir(parents=True, exist_ok=True)
-    write_text(directory)
-    (directory / "tiny.yaml").write_text(CONFIG, encoding="utf-8")
+    write_run(directory)
 
 
 def start(directory: Path, verb: str, *overrides: str) -> subprocess.Popen[str]:

@@ -17,15 +17,14 @@ from flashdistill.core.trial import TrialState
 from flashdistill.delivery.record import RunRecord
 from flashdistill.training import loop
 from tests.faults_catalogue import fault
-from tests.tiny_run import CONFIG, write_text
+from tests.tiny_run import write_run
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Text, configuration, and a cache that all these searches share."""
     directory = tmp_path_factory.mktemp("searches")
-    write_text(directory)
-    (directory / "tiny.yaml").write_text(CONFIG, encoding="utf-8")
+    write_run(directory)
     return directory
 
 

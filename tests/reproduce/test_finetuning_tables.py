@@ -20,7 +20,7 @@ from reproduce import script as life
 from reproduce.finetuning_reading import compared_with_baseline, draw, markdown_table, overall, sentences
 from reproduce.scales import SCALES, FineTuning, Scale, TeacherShape
 from reproduce.script import Made, finish, opened
-from tests.tiny_run import CONFIG, in_directory, write_text
+from tests.tiny_run import in_directory, write_run
 
 STUDENTS = tuple(Architecture.parse(name) for name in ("32_16_2_32_2", "16_8_1_16_1", "32_8_1_32_2"))
 SECTION = (
@@ -33,8 +33,7 @@ SECTION = (
 @pytest.fixture(scope="module")
 def scale(tmp_path_factory: pytest.TempPathFactory) -> Scale:
     directory = tmp_path_factory.mktemp("reproduce")
-    write_text(directory)
-    (directory / "tiny.yaml").write_text(CONFIG, encoding="utf-8")
+    write_run(directory)
     rows = [f"{'red' if row % 2 else 'blue'} thing {row},{'warm' if row % 2 else 'cold'}" for row in range(40)]
     (directory / "colours.csv").write_text("\n".join(["text,label", *rows]), encoding="utf-8")
     questions = [

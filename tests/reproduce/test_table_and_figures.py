@@ -18,7 +18,7 @@ from reproduce import figure5, figure6, table2
 from reproduce.scales import Scale, TeacherShape
 from reproduce.script import Made, finish, opened
 from tests.delivery.test_audit import AUDIT
-from tests.tiny_run import CONFIG, in_directory, write_text
+from tests.tiny_run import in_directory, write_run
 
 STUDENTS = tuple(Architecture.parse(name) for name in ("32_16_2_32_2", "16_8_1_16_1", "32_8_1_32_2", "16_16_2_16_2"))
 
@@ -26,8 +26,7 @@ STUDENTS = tuple(Architecture.parse(name) for name in ("32_16_2_32_2", "16_8_1_1
 @pytest.fixture(scope="module")
 def scale(tmp_path_factory: pytest.TempPathFactory) -> Scale:
     directory = tmp_path_factory.mktemp("reproduce")
-    write_text(directory)
-    (directory / "tiny.yaml").write_text(CONFIG, encoding="utf-8")
+    write_run(directory)
     overrides = (
         "flash={steps_per_block: 1, pretraining_steps: 2, batch_size: 8, optimizer: adamw, transfer_head: false}",
         "regular={steps_per_block: 10, pretraining_steps: 20}",

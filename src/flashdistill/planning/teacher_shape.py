@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Self
 
 from huggingface_hub import snapshot_download
@@ -184,8 +185,6 @@ def _of_template(settings: PretrainSettings) -> TeacherShape:
 
 
 def _of_hub_cache(model: str) -> PretrainedConfig:
-    from pathlib import Path
-
     try:
         # Nothing is downloaded.
         directory = snapshot_download(model, allow_patterns=["config.json"], local_files_only=True)  # nosec B615
