@@ -26,19 +26,20 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.scaling_job import sleep
 from benchmarks.scaling_simulation import Recorded, VirtualTime, ideal_seconds, search
 from benchmarks.search_replay.measured import DEFAULT_TABLE
-from flashdistill.core.files import write_json
+from flashdistill.core.files import read_json, write_json
 from flashdistill.execution.executor import Executor, Job, Surroundings
 from flashdistill.execution.opening import open_executor
 from flashdistill.execution.settings import ExecutionSettings
 from flashdistill.hardware import machine
 from flashdistill.trainings import PRELOAD
+
+PARTS = ("throughput", "quality")
 
 WORKERS = (1, 2, 4, 8, 16, 32, 64)
 
@@ -59,38 +60,47 @@ Row = dict[str, Any]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, then print the table and write ``scaling.json`` and ``scaling.png``."""
+    """Measure; then print the tables, and write ``scaling.json`` and ``scaling.png``."""
     options = _parse(arguments)
     recorded = Recorded.read(options.table)
     console = Console(stderr=True)
+    path = options.output / "scaling.json"
+    record = read_json(path) if path.exists() else {}
     work = Path(tempfile.mkdtemp(prefix="scaling-", dir=options.work))
     try:
-        rates = []
-        for kind in options.kinds:
+        if "throughput" in options.parts:
+            rates = []
+            for kind in options.kinds:
+                for workers in options.workers:
+                    rates.append(throughput(recorded, work / f"{kind}-{workers}", kind, workers, options))
+                    console.print(_words(rates[-1]))
+            record["throughput"] = _part(options, rates, "scale", "trials")
+            record["throughput"]["mean_recorded_seconds"] = statistics.fmean(recorded.seconds.values())
+        if "quality" in options.parts:
+            qualities = []
             for workers in options.workers:
-                rates.append(throughput(recorded, work / f"{kind}-{workers}", kind, workers, options))
-                console.print(_words(rates[-1]))
-        qualities = []
-        for workers in options.workers:
-            qualities.append(quality(recorded, work / f"quality-{workers}", workers, options))
-            console.print(_words(qualities[-1]))
-        compare(qualities)
+                qualities.append(quality(recorded, work / f"quality-{workers}", workers, options))
+                console.print(_words(qualities[-1]))
+            compare(qualities)
+            record["quality"] = _part(options, qualities, "quality_trials", "seeds", "algorithm")
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    settings = {name: getattr(options, name) for name in ("scale", "trials", "quality_trials", "seeds", "algorithm")}
-    mean = statistics.fmean(recorded.seconds.values())
-    record = {
-        "machine": machine.fingerprint(),
-        "settings": settings | {"mean_recorded_seconds": mean},
-        "definitions": DEFINITIONS,
-        "throughput": rates,
-        "quality": qualities,
-    }
     options.output.mkdir(parents=True, exist_ok=True)
-    write_json(options.output / "scaling.json", record)
-    draw(record, options.output / "scaling.png")
-    Console().print(_table("Throughput", rates), _table("Quality", [_without_seeds(row) for row in qualities]))
+    write_json(path, {"definitions": DEFINITIONS} | record)
+    if all(part in record for part in PARTS):
+        draw(record["throughput"], record["quality"], options.output / "scaling.png")
+    for part in options.parts:
+        Console().print(_table(part.capitalize(), [_without_seeds(row) for row in record[part]["rows"]]))
     return 0
+
+
+def _part(options: argparse.Namespace, rows: list[Row], *settings: str) -> dict[str, Any]:
+    """What is kept of a part: its rows, and where and how they came about."""
+    return {
+        "machine": machine.fingerprint(),
+        "settings": {name: getattr(options, name) for name in settings},
+        "rows": rows,
+    }
 
 
 def throughput(recorded: Recorded, directory: Path, kind: str, workers: int, options: argparse.Namespace) -> Row:
@@ -172,26 +182,27 @@ def _stderr(values: Sequence[float]) -> float:
     return statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
 
 
-def draw(record: dict[str, Any], path: Path) -> None:
+def draw(throughputs: dict[str, Any], qualities: dict[str, Any], path: Path) -> None:
     """Throughput against ideal on the left, quality on the right."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    for kind in dict.fromkeys(row["kind"] for row in record["throughput"]):
-        rows = [row for row in record["throughput"] if row["kind"] == kind]
+    for kind in dict.fromkeys(row["kind"] for row in throughputs["rows"]):
+        rows = [row for row in throughputs["rows"] if row["kind"] == kind]
         left.plot([row["workers"] for row in rows], [row["throughput"] for row in rows], marker="o", label=kind)
-    rows = [row for row in record["throughput"] if row["kind"] == record["throughput"][0]["kind"]]
+    rows = [row for row in throughputs["rows"] if row["kind"] == throughputs["rows"][0]["kind"]]
     workers = [row["workers"] for row in rows]
     left.plot(workers, [row["ideal"] for row in rows], color="0.5", linestyle="--", label="ideal")
-    seconds = record["settings"]["mean_recorded_seconds"] * record["settings"]["scale"]
-    left.set(xscale="log", yscale="log", xlabel="workers", ylabel="trials per second")
-    left.set_title(f"Throughput, trainings of {seconds:.2g} s")
-    left.set_xticks(workers, [str(count) for count in workers], minor=False)
+    seconds = throughputs["mean_recorded_seconds"] * throughputs["settings"]["scale"]
+    left.set(xscale="log", yscale="log", ylabel="trials per second", title=f"Throughput, trainings of {seconds:.2g} s")
     left.legend()
-    rows = record["quality"]
-    workers, means = [row["workers"] for row in rows], np.array([row["hypervolume"] for row in rows])
-    right.errorbar(workers, means, yerr=[row["stderr"] for row in rows], marker="o", capsize=3)
-    right.set(xscale="log", xlabel="workers", ylabel="share of the front's hypervolume")
-    right.set_title(f"Quality after {record['settings']['quality_trials']} trainings")
-    right.set_xticks(workers, [str(count) for count in workers], minor=False)
+    rows = qualities["rows"]
+    means, errors = ([100 * row[name] for row in rows] for name in ("hypervolume", "stderr"))
+    right.errorbar([row["workers"] for row in rows], means, yerr=errors, marker="o", capsize=3)
+    trials = qualities["settings"]["quality_trials"]
+    right.set(xscale="log", ylabel="% of the front's hypervolume", title=f"Quality after {trials} trainings")
+    for axes in (left, right):
+        axes.set_xlabel("workers")
+        axes.set_xticks(workers, [str(count) for count in workers], minor=False)
+        axes.minorticks_off()
     figure.savefig(path, dpi=150)
     plt.close(figure)
 
@@ -219,6 +230,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=Path("scaling"))
     parser.add_argument("--work", type=Path, help="where temporary studies are kept")
     parser.add_argument("--table", type=Path, default=DEFAULT_TABLE)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="the other's results are kept")
     parser.add_argument("--kinds", nargs="+", choices=("processes", "ray"), default=["processes"])
     parser.add_argument("--workers", nargs="+", type=int, default=list(WORKERS))
     parser.add_argument("--trials", type=int, default=256, help="of each measurement of the throughput")

@@ -57,12 +57,23 @@ def test_it_writes_what_it_measures(table: Path, tmp_path: Path, capsys: pytest.
     sizes = ["--workers", "2", "--trials", "4", "--scale", "0.005", "--quality-trials", "6", "--seeds", "2"]
     assert scaling.main([*arguments, *sizes, "--algorithm", "random"]) == 0
     record = json.loads((tmp_path / "out" / "scaling.json").read_text())
-    [row] = record["throughput"]
+    [row] = record["throughput"]["rows"]
     assert (row["workers"], row["trials"]) == (2, 5)
     assert 0 < row["efficiency"] < row["efficiency_unscaled"] < 1
     assert row["throughput"] == pytest.approx(row["efficiency"] * row["ideal"])
     assert row["overhead"] == pytest.approx(row["coordinator"] * row["workers"])
-    assert 0 < record["quality"][0]["hypervolume"] < 1
-    assert (tmp_path / "out" / "scaling.png").stat().st_size > 10_000
+    assert 0 < record["quality"]["rows"][0]["hypervolume"] < 1
+    picture = tmp_path / "out" / "scaling.png"
+    assert picture.stat().st_size > 10_000
     assert "Throughput" in capsys.readouterr().out
     assert not list(tmp_path.glob("scaling-*"))
+
+    # One part alone: what is known of the other stays, and is in the picture.
+    picture.unlink()
+    again = ["--parts", "quality", "--workers", "1", "2", "--quality-trials", "5", "--seeds", "2"]
+    assert scaling.main([*arguments, *again, "--algorithm", "random"]) == 0
+    updated = json.loads((tmp_path / "out" / "scaling.json").read_text())
+    assert updated["throughput"] == record["throughput"]
+    assert [row["workers"] for row in updated["quality"]["rows"]] == [1, 2]
+    assert updated["quality"]["settings"]["quality_trials"] == 5
+    assert picture.exists()
