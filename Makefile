@@ -29,7 +29,7 @@ test: $(VENV)/.dev
 # The table is that of the last shard; of several machines' build/faults*.json: python -m tests.faults_table FILE...
 faults: $(VENV)/.dev
 	rm -f build/faults.json
-	-OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p tests.faults_plugin -m faults -n auto \
+	-OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p tests.faults_plugin -m faults -n auto --maxschedchunk 1 \
 		--faults-shard $(SHARD) --faults-json build/faults.json
 	$(BIN)/python -m tests.faults_table build/faults.json
 

@@ -38,6 +38,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if len(kept) < len(items):
         config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
         items[:] = kept
+    # The longest first, or one process is at work long after the others.
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
     # Properties travel with the reports from worker processes; marks do not.
     for item in items:
         item.user_properties += [(_PROPERTY, dict(mark.kwargs)) for mark in item.iter_markers("faults")]

@@ -17,7 +17,7 @@ from tests.faults import commands
 from tests.faults.commands import ON_RAY, finish, outcome, prepare, start, victims
 from tests.faults_catalogue import fault
 
-SETTINGS = [*commands.SETTINGS, "search.trials=3"]
+SETTINGS = [*commands.SETTINGS, "search.trials=2"]
 
 TIMES = 10
 """Kills of each kind of process; the first of each is part of the quick half."""

@@ -17,7 +17,7 @@ Passes go on until the interval is narrow enough. Whoever looks again and again 
 first interval that pleases him stops where the spread happened to look small; after the first look
 intervals are therefore widened (`LATER_LOOKS`). In simulations with normal and heavy-tailed rounds,
 and with passes that are disturbed as a whole, the 95 % interval covers the truth in 92 or more of
-100 measurements while processes differ by one percent, and in 89 or more where they differ by two.
+100 measurements, however many rounds a pass has, while processes differ by up to three percent.
 """
 
 from __future__ import annotations

@@ -149,8 +149,9 @@ def clustered_mean(
     All values are trimmed together, so that a group in which everything was disturbed has little
     say. The standard error is that of a trimmed mean, times the root of the design effect
     ``1 + (size - 1) * rho`` (Kish 1965), where the share ``rho`` of the variance that is between
-    groups is estimated from the winsorized values; and no less than ``least_spread`` makes it. The
-    degrees of freedom are those of as many independent values, but of no fewer than the groups.
+    groups is estimated from the winsorized values; and no less than ``least_spread`` makes it. An
+    error that the groups' differences make is known from as few values as there are groups, and has
+    their degrees of freedom; otherwise those of all values.
 
     Args:
         groups: of at least one value each.
@@ -175,8 +176,9 @@ def clustered_mean(
     size = count / number
     common = max((between - within) / size, 0.0)
     effect = 1 + (size - 1) * common / (common + within) if common > 0 else 1.0
-    stderr = math.sqrt(max(effect * pooled.stderr**2, pooled.stderr**2 + least_spread**2 / number))
-    degrees = max(number - 1, min(len(kept) - 1, int(len(kept) / effect) - 1))
+    found, assumed = effect * pooled.stderr**2, pooled.stderr**2 + least_spread**2 / number
+    degrees = number - 1 if found > assumed else len(kept) - 1
+    stderr = math.sqrt(max(found, assumed))
     return Estimate(pooled.mean, stderr, student_t_95(degrees) * stderr, count)
 
 
