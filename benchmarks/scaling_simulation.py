@@ -7,6 +7,7 @@ by sleeping, and what a target measures by a look into the table.
 from __future__ import annotations
 
 import heapq
+import statistics
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -33,6 +34,9 @@ from flashdistill.ledger import Ledger
 from flashdistill.search import Search
 from flashdistill.trainings import Trained, Training
 
+STOOD_STILL = 10
+"""A training that took so many times the median is taken to have been suspended, and counts as the median."""
+
 
 @dataclass(frozen=True)
 class Recorded:
@@ -54,8 +58,10 @@ class Recorded:
         for name, seconds in zip(rows["architecture"], rows["train_seconds"], strict=True):
             taken.setdefault(Architecture.parse(name), []).append(seconds)
         config = RunConfig.model_validate(read_json(directory / "provenance.json")["config"])
-        mean = {architecture: sum(all_of_it) / len(all_of_it) for architecture, all_of_it in taken.items()}
-        return cls(config, read_table(directory).problem(), mean)
+        mean = {architecture: statistics.fmean(all_of_it) for architecture, all_of_it in taken.items()}
+        usual = statistics.median(mean.values())
+        seconds = {one: usual if mean[one] > STOOD_STILL * usual else mean[one] for one in mean}
+        return cls(config, read_table(directory).problem(), seconds)
 
 
 class VirtualTime(Executor):

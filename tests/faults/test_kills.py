@@ -1,11 +1,14 @@
-"""SIGKILL of any process of a search at random times: the final study is that of the undisturbed search."""
+"""SIGKILL of the processes of a search at random times: the final study is that of the undisturbed search."""
 
 from __future__ import annotations
 
+import contextlib
 import random
 import shutil
 import signal
+import subprocess
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +20,12 @@ from tests.faults import commands
 from tests.faults.commands import ON_RAY, finish, outcome, prepare, start, victims
 from tests.faults_catalogue import fault
 
-SETTINGS = [*commands.SETTINGS, "search.trials=2"]
+SETTINGS = [*commands.SETTINGS, "search.trials=3"]
 
-TIMES = 10
-"""Kills of each kind of process; the first of each is part of the quick half."""
+KINDS = ("driver", "worker", "measurement")
+
+SEARCHES = 10
+"""In each of them one process of each kind is killed; the first is part of the quick half."""
 
 
 @dataclass(frozen=True)
@@ -57,44 +62,67 @@ def forget_measurements(cache: Path) -> None:
         shutil.rmtree(kept)
 
 
-def kill_one(undisturbed: Undisturbed, directory: Path, kind: str, delay: float, *overrides: str) -> bool:
-    """Run the search, killing one process of a kind at or soon after a time; whether there was one."""
+def disturbed(
+    undisturbed: Undisturbed, directory: Path, kinds: Sequence[str], chance: random.Random, *overrides: str
+) -> list[str]:
+    """Run a search in which one process of each kind is killed, one after the other, each after a random while.
+
+    Where there is none of that kind, the next one to appear is killed. Whoever dies with the driver, the
+    same command goes on.
+
+    Returns:
+        the kinds of which none was found before the search ended.
+    """
     prepare(directory)
     shutil.copytree(undisturbed.directory / "cache", directory / "cache")
     process = start(directory, "explore", *SETTINGS, *overrides)
-    time.sleep(delay)
-    killed = False
-    while not killed and process.poll() is None:
-        for victim in victims(process.pid, kind)[:1]:
-            try:
-                victim.send_signal(signal.SIGKILL)
-                killed = True
-            except psutil.NoSuchProcess:
-                continue
-        time.sleep(0.01)
+    missed = []
+    for kind in kinds:
+        time.sleep(chance.uniform(0, undisturbed.seconds / 3))
+        if not kill_one(process, kind):
+            missed.append(kind)
+        elif kind == "driver":
+            assert finish(process, directory) == -signal.SIGKILL
+            process = start(directory, "explore", *SETTINGS, *overrides)
     code = finish(process, directory)
-    if killed and kind == "driver":
-        assert code == -signal.SIGKILL
-        code = finish(start(directory, "explore", *SETTINGS), directory)
     assert code == 0, (directory / "stderr").read_text(encoding="utf-8")
-    return killed
+    return missed
 
 
-@fault(1, "SIGKILL of the driver, a worker or the measurement process at a random time of a search")
+def kill_one(driver: subprocess.Popen[str], kind: str) -> bool:
+    """Kill a process of this kind as soon as there is one; whether there was before the search ended."""
+    while driver.poll() is None:
+        for victim in victims(driver.pid, kind)[:1]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                victim.send_signal(signal.SIGKILL)
+                return True
+        time.sleep(0.01)
+    return False
+
+
+def check_that_kills_change_nothing(
+    undisturbed: Undisturbed, directory: Path, kinds: Sequence[str], chance: random.Random, *overrides: str
+) -> None:
+    """As many searches as it takes until one of each kind was killed."""
+    for search in range(5):
+        kinds = disturbed(undisturbed, directory / str(search), kinds, chance, *overrides)
+        assert outcome(directory / str(search)) == undisturbed.outcome
+        if not kinds:
+            return
+    raise AssertionError(f"no process to kill was found in five searches: {', '.join(kinds)}")
+
+
+@fault(1, "SIGKILL of the driver, a worker and the measurement process at random times of a search")
 @pytest.mark.parametrize(
-    "number", [pytest.param(number, marks=[pytest.mark.slow] if number else []) for number in range(TIMES)]
+    "number", [pytest.param(number, marks=[pytest.mark.slow] if number else []) for number in range(SEARCHES)]
 )
-@pytest.mark.parametrize("kind", ["driver", "worker", "measurement"])
-def test_a_kill_changes_nothing(undisturbed: Undisturbed, tmp_path: Path, kind: str, number: int) -> None:
-    moment = random.Random(f"{kind} {number}").random()
-    for attempt in range(5):
-        directory = tmp_path / str(attempt)
-        if kill_one(undisturbed, directory, kind, moment * undisturbed.seconds):
-            break
-        moment /= 2  # it was over sooner this time
-    else:
-        raise AssertionError("no process to kill was found in five searches")
-    assert outcome(directory) == undisturbed.outcome
+def test_kills_change_nothing(
+    undisturbed: Undisturbed, tmp_path: Path, number: int, record_property: Callable[[str, object], None]
+) -> None:
+    chance = random.Random(number)
+    kinds = chance.sample(KINDS, len(KINDS))
+    check_that_kills_change_nothing(undisturbed, tmp_path, kinds, chance)
+    record_property("injections", len(kinds))
 
 
 @pytest.mark.slow
@@ -102,6 +130,4 @@ def test_a_kill_changes_nothing(undisturbed: Undisturbed, tmp_path: Path, kind: 
 @pytest.mark.parametrize("number", range(2))
 def test_a_lost_ray_worker_changes_nothing(undisturbed: Undisturbed, tmp_path: Path, number: int) -> None:
     pytest.importorskip("ray")
-    moment = random.Random(f"Ray {number}").random()
-    assert kill_one(undisturbed, tmp_path, "Ray worker", moment * undisturbed.seconds, ON_RAY)
-    assert outcome(tmp_path) == undisturbed.outcome
+    check_that_kills_change_nothing(undisturbed, tmp_path, ["Ray worker"], random.Random(number), ON_RAY)
