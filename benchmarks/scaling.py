@@ -41,6 +41,8 @@ from flashdistill.trainings import PRELOAD
 
 PARTS = ("throughput", "quality")
 
+FIVE_MINUTES = 300.0
+
 WORKERS = (1, 2, 4, 8, 16, 32, 64)
 
 DEFINITIONS = {
@@ -50,6 +52,7 @@ DEFINITIONS = {
     "overhead": "seconds of a worker per trial that are not sleep: (wall - ideal wall) x workers / trials",
     "coordinator": "wall seconds beyond the ideal, per trial: what limits the number of workers in the end",
     "efficiency_unscaled": "efficiency expected at the recorded seconds: wall time beyond the ideal as measured",
+    "efficiency_minutes": "the same at trainings of five minutes on average",
     "hypervolume": "true hypervolume of what was trained, as a share of the whole front's; mean over seeds",
     "stderr": "its standard error; the difference to one worker has its own, over the same seeds",
     "speedup": "virtual seconds of the search with one worker / with n workers",
@@ -75,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     rates.append(throughput(recorded, work / f"{kind}-{workers}", kind, workers, options))
                     console.print(_words(rates[-1]))
             record["throughput"] = _part(options, rates, "scale", "trials")
-            record["throughput"]["mean_recorded_seconds"] = statistics.fmean(recorded.seconds.values())
+            record["throughput"]["mean_recorded_seconds"] = recorded.mean_seconds
         if "quality" in options.parts:
             qualities = []
             for workers in options.workers:
@@ -120,6 +123,7 @@ def throughput(recorded: Recorded, directory: Path, kind: str, workers: int, opt
     durations = [recorded.seconds[architecture] for architecture in found.order]
     ideal = ideal_seconds([seconds * options.scale for seconds in durations], workers)
     beyond, unscaled = found.seconds - ideal, ideal_seconds(durations, workers)
+    minutes = unscaled * FIVE_MINUTES / recorded.mean_seconds
     return {
         "kind": kind,
         "workers": workers,
@@ -131,6 +135,7 @@ def throughput(recorded: Recorded, directory: Path, kind: str, workers: int, opt
         "overhead": beyond * workers / trials,
         "coordinator": beyond / trials,
         "efficiency_unscaled": unscaled / (unscaled + beyond),
+        "efficiency_minutes": minutes / (minutes + beyond),
     }
 
 
@@ -183,22 +188,27 @@ def _stderr(values: Sequence[float]) -> float:
 
 
 def draw(throughputs: dict[str, Any], qualities: dict[str, Any], path: Path) -> None:
-    """Throughput against ideal on the left, quality on the right."""
+    """What of the ideal throughput is left, and the quality."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    for kind in dict.fromkeys(row["kind"] for row in throughputs["rows"]):
+    recorded = throughputs["mean_recorded_seconds"]
+    for number, kind in enumerate(dict.fromkeys(row["kind"] for row in throughputs["rows"])):
         rows = [row for row in throughputs["rows"] if row["kind"] == kind]
-        left.plot([row["workers"] for row in rows], [row["throughput"] for row in rows], marker="o", label=kind)
-    rows = [row for row in throughputs["rows"] if row["kind"] == throughputs["rows"][0]["kind"]]
-    workers = [row["workers"] for row in rows]
-    left.plot(workers, [row["ideal"] for row in rows], color="0.5", linestyle="--", label="ideal")
-    seconds = throughputs["mean_recorded_seconds"] * throughputs["settings"]["scale"]
-    left.set(xscale="log", yscale="log", ylabel="trials per second", title=f"Throughput, trainings of {seconds:.2g} s")
+        workers = [row["workers"] for row in rows]
+        for name, seconds, line in (
+            ("efficiency_minutes", FIVE_MINUTES, "-"),
+            ("efficiency_unscaled", recorded, "--"),
+        ):
+            shares = [100 * row[name] for row in rows]
+            label = f"{kind}, trainings of {seconds:.3g} s"
+            left.plot(workers, shares, line, color=f"C{number}", marker="o", label=label)
+    left.set(xscale="log", ylim=(0, 105), ylabel="% of the ideal throughput", title="Throughput")
     left.legend()
     rows = qualities["rows"]
     means, errors = ([100 * row[name] for row in rows] for name in ("hypervolume", "stderr"))
     right.errorbar([row["workers"] for row in rows], means, yerr=errors, marker="o", capsize=3)
     trials = qualities["settings"]["quality_trials"]
     right.set(xscale="log", ylabel="% of the front's hypervolume", title=f"Quality after {trials} trainings")
+    workers = [row["workers"] for row in rows]
     for axes in (left, right):
         axes.set_xlabel("workers")
         axes.set_xticks(workers, [str(count) for count in workers], minor=False)

@@ -50,6 +50,10 @@ class Recorded:
     problem: ReplayProblem
     seconds: Mapping[Architecture, float]
 
+    @property
+    def mean_seconds(self) -> float:
+        return statistics.fmean(self.seconds.values())
+
     @classmethod
     def read(cls, directory: Path) -> Recorded:
         """From a table directory, see `benchmarks.search_replay.measured`."""

@@ -59,7 +59,7 @@ def test_it_writes_what_it_measures(table: Path, tmp_path: Path, capsys: pytest.
     record = json.loads((tmp_path / "out" / "scaling.json").read_text())
     [row] = record["throughput"]["rows"]
     assert (row["workers"], row["trials"]) == (2, 5)
-    assert 0 < row["efficiency"] < row["efficiency_unscaled"] < 1
+    assert 0 < row["efficiency"] < row["efficiency_unscaled"] < row["efficiency_minutes"] < 1
     assert row["throughput"] == pytest.approx(row["efficiency"] * row["ideal"])
     assert row["overhead"] == pytest.approx(row["coordinator"] * row["workers"])
     assert 0 < record["quality"]["rows"][0]["hypervolume"] < 1
