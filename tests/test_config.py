@@ -9,6 +9,7 @@ import pytest
 from flashdistill.config import (
     RunConfig,
     architecture_misfit,
+    as_kept,
     config_differences,
     config_identity,
     dump_config,
@@ -305,6 +306,7 @@ def test_a_password_is_not_kept(load):
     kept = load(dump_config(config))
     assert kept.search.storage == "postgresql://me:***@db/runs"
     assert not config_differences(kept, config)
+    assert "geheim" not in str(as_kept(config))
 
 
 def test_the_resolved_configuration_states_versions_and_defaults(load):

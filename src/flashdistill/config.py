@@ -356,11 +356,11 @@ def dump_config(config: RunConfig, versions: Mapping[str, str] | None = None) ->
     yaml.Representer = _ExplicitNulls
     yaml.default_flow_style = None
     yaml.width = 10_000
-    yaml.dump(_quoted(_as_kept(config)), stream)
+    yaml.dump(_quoted(as_kept(config)), stream)
     return "\n".join(lines) + "\n" + stream.getvalue()
 
 
-def _as_kept(config: RunConfig) -> dict[str, Any]:
+def as_kept(config: RunConfig) -> dict[str, Any]:
     """The configuration as plain values, without passwords."""
     values = config.model_dump(mode="json", by_alias=True)
     if (storage := config.search.storage) is not None:
@@ -414,7 +414,7 @@ def _identifying(config: RunConfig) -> dict[str, Any]:
     """Leaf values by dotted key, without those that have no effect on results."""
     return {
         key: value
-        for key, value in _leaves(_as_kept(config), "")
+        for key, value in _leaves(as_kept(config), "")
         if not any(key == free or key.startswith(f"{free}.") for free in _WITHOUT_EFFECT_ON_RESULTS)
     }
 

@@ -7,6 +7,7 @@ from importlib.metadata import version
 
 import numpy as np
 
+from flashdistill.config import as_kept
 from flashdistill.core.architecture import Architecture
 from flashdistill.core.files import read_json
 from flashdistill.core.measurement import Measurement
@@ -80,7 +81,7 @@ def collect(
         corpus=_corpus_facts(bench),
         space=_space_facts(bench),
         constraints=[str(constraint) for constraint in config.constraints],
-        search=config.search.model_dump(mode="json"),
+        search=as_kept(config)["search"],
         flash=config.flash.model_dump(mode="json"),
         regular=config.regular.model_dump(mode="json"),
         target=config.target.model_dump(mode="json"),
