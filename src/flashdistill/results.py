@@ -66,6 +66,7 @@ def collect(
         problem: what was searched for; None where nothing was.
     """
     config = bench.config
+    kept = as_kept(config)
     front = pareto_front(trials, config.objectives)
     costs = state.get("costs", {})
     return RunRecord(
@@ -81,11 +82,11 @@ def collect(
         corpus=_corpus_facts(bench),
         space=_space_facts(bench),
         constraints=[str(constraint) for constraint in config.constraints],
-        search=as_kept(config)["search"],
-        flash=config.flash.model_dump(mode="json"),
-        regular=config.regular.model_dump(mode="json"),
-        target=config.target.model_dump(mode="json"),
-        further_targets={name: target.model_dump(mode="json") for name, target in config.further_targets.items()},
+        search=kept["search"],
+        flash=kept["flash"],
+        regular=kept["regular"],
+        target=kept["target"],
+        further_targets=kept["further_targets"],
         trials=trials,
         probes=probes,
         front=[trial.number for trial in front],

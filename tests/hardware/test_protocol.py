@@ -135,9 +135,9 @@ def one_pass(log_ratios: Iterable[float]) -> list[Round]:
 
 @pytest.mark.parametrize("disturbed", [False, True])
 @pytest.mark.parametrize("process", [0.0, 0.005, 0.01, 0.02])
-@pytest.mark.parametrize(("length", "studies"), [(4, 400), (40, 100)])
+@pytest.mark.parametrize(("length", "studies", "least"), [(4, 400, 0.92), (40, 100, 0.91)])
 def test_stopping_when_it_looks_precise_does_not_make_the_interval_a_lie(
-    length: int, studies: int, process: float, disturbed: bool
+    length: int, studies: int, least: float, process: float, disturbed: bool
 ) -> None:
     """The rule for stopping as `compare` applies it, with processes and rounds that differ.
 
@@ -157,7 +157,7 @@ def test_stopping_when_it_looks_precise_does_not_make_the_interval_a_lie(
         looks = (log_ratio(passes[:count], "wall") for count in range(protocol.MIN_PASSES, most_passes + 1))
         stopped = next((look for look in looks if look.half_width <= tolerance), log_ratio(passes, "wall"))
         covered += stopped.covers(0.0)
-    assert covered / studies >= 0.95 - 3 * math.sqrt(0.95 * 0.05 / studies)
+    assert covered / studies >= least
 
 
 def test_looking_again_widens_the_interval() -> None:
